@@ -1,0 +1,188 @@
+"""Prices and charges, in integers.
+
+A token price is an integer of USD 1e-6 per million tokens, that is of 1e-12 USD per token. An image
+price is an integer of USD 1e-6 per image. A charge adds ``count * price`` over the buckets in
+1e-12 USD and is rounded once, up, to the next microcredit (1e-11 USD).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sellapi.domain.credits import format_usd
+from sellapi.domain.usage import TOKEN_BUCKETS, Usage
+
+__all__ = ["ChargeLine", "Prices", "charge", "explain", "image_price_key"]
+
+_PICO_PER_IMAGE_UNIT = 1_000_000  # USD 1e-6 in 1e-12 USD
+_PICO_PER_MICROCREDIT = 10
+
+_INPUT_SIDE = ("input", "cache_read", "cache_write", "cache_write_1h", "audio_input", "image_input")
+
+
+def image_price_key(size: str, quality: str) -> str:
+    """The name of an image price that holds for one size and quality: ``1024x1024:high``."""
+    return f"{size}:{quality}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """One version of a model's prices; ``None`` means the operator stated none.
+
+    Token prices in USD 1e-6 per million tokens, image prices in USD 1e-6 per image. ``images`` maps
+    ``SIZE:QUALITY``, ``SIZE:*``, ``*:QUALITY`` or ``*:*`` to a price. ``long_*`` apply to the whole
+    request once its total input exceeds ``long_context`` tokens.
+    """
+
+    input: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
+    cache_write_1h: int | None = None
+    audio_input: int | None = None
+    image_input: int | None = None
+    output: int | None = None
+    image_output: int | None = None
+    images: dict[str, int] = field(default_factory=dict)
+    long_context: int | None = None
+    long_input: int | None = None
+    long_output: int | None = None
+    long_cache_read: int | None = None
+    long_cache_write: int | None = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, int) and value < 0:
+                raise ValueError(f"price {item.name} must not be negative")
+
+    @property
+    def stated(self) -> bool:
+        """Whether there is any price at all; a model without one is never callable."""
+        return bool(self.images) or self.input is not None or self.output is not None
+
+    def tokens(self, total_input: int) -> dict[str, int]:
+        """The price that holds for each token bucket when the request has ``total_input`` tokens.
+
+        A missing cache-read price is the input price, a missing cache-write price 1.25 (5 min) or
+        2 times (1 h) the input price, rounded up; any other missing one the dearest stated price of
+        its direction. Only a model whose every price is zero has a bucket that costs nothing.
+        """
+        stated = {name: getattr(self, name) for name in TOKEN_BUCKETS}
+        if self.long_context is not None and total_input > self.long_context:
+            for name, value in (
+                ("input", self.long_input),
+                ("output", self.long_output),
+                ("cache_read", self.long_cache_read),
+                ("cache_write", self.long_cache_write),
+            ):
+                if value is not None:
+                    stated[name] = value
+            if self.long_input is not None:
+                # what was not restated for the long step follows the long input price
+                for name, value in (
+                    ("cache_read", self.long_cache_read),
+                    ("cache_write", self.long_cache_write),
+                ):
+                    if value is None:
+                        stated[name] = None
+                if self.cache_write_1h is not None and self.input:
+                    stated["cache_write_1h"] = -(
+                        -self.cache_write_1h * self.long_input // self.input
+                    )
+        dearest_input = max((stated[n] for n in _INPUT_SIDE if stated[n] is not None), default=None)
+        dearest_output = max(
+            (stated[n] for n in ("output", "image_output") if stated[n] is not None), default=None
+        )
+        dearest_any = max(dearest_input or 0, dearest_output or 0)
+        base = stated["input"]
+        if base is None:
+            base = dearest_input if dearest_input is not None else dearest_any
+        out = dearest_output if dearest_output is not None else dearest_any
+        fallback = {
+            "input": base,
+            "cache_read": base,
+            "cache_write": -(-base * 5 // 4),
+            "cache_write_1h": base * 2,
+            "audio_input": base if dearest_input is None else dearest_input,
+            "image_input": base if dearest_input is None else dearest_input,
+            "output": out,
+            "image_output": out,
+        }
+        return {n: fallback[n] if stated[n] is None else stated[n] for n in TOKEN_BUCKETS}
+
+    def per_image(self, size: str, quality: str) -> int:
+        """USD 1e-6 for one image of a size and quality; the dearest stated one when none matches.
+
+        0 when images of this model are priced by tokens.
+        """
+        for key in (
+            image_price_key(size, quality),
+            image_price_key(size, "*"),
+            image_price_key("*", quality),
+            image_price_key("*", "*"),
+        ):
+            if key in self.images:
+                return self.images[key]
+        return max(self.images.values(), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stated prices as JSON-ready integers, for storage."""
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (None, {})
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Prices:
+        return cls(**data)
+
+    def display(self) -> dict[str, Any]:
+        """The stated prices as decimal strings (USD per million tokens, USD per image)."""
+        shown: dict[str, Any] = {}
+        for name, value in self.to_json().items():
+            if name == "images":
+                shown[name] = {k: format_usd(v) for k, v in value.items()}
+            else:
+                shown[name] = value if name == "long_context" else format_usd(value)
+        return shown
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeLine:
+    """One line of a receipt's arithmetic: ``count`` units at ``price`` (USD 1e-6 per ``per``)."""
+
+    bucket: str
+    count: int
+    price: int
+    per: int
+    """1,000,000 for tokens, 1 for images."""
+
+    @property
+    def pico_usd(self) -> int:
+        """The line's cost in 1e-12 USD."""
+        return self.count * self.price * (1 if self.per != 1 else _PICO_PER_IMAGE_UNIT)
+
+
+def explain(
+    prices: Prices, usage: Usage, *, size: str = "auto", quality: str = "auto"
+) -> list[ChargeLine]:
+    """The lines a charge is the rounded sum of, empty buckets left out."""
+    rates = prices.tokens(usage.total_input)
+    lines = [
+        ChargeLine(name, count, rates[name], 1_000_000)
+        for name in TOKEN_BUCKETS
+        if (count := getattr(usage, name))
+    ]
+    if usage.images and prices.images:
+        # A model priced per image is not charged for image tokens as well.
+        lines = [line for line in lines if line.bucket != "image_output"]
+        if prices.input is None and prices.output is None:
+            lines = []
+        lines.append(ChargeLine("images", usage.images, prices.per_image(size, quality), 1))
+    return lines
+
+
+def charge(prices: Prices, usage: Usage, *, size: str = "auto", quality: str = "auto") -> int:
+    """Microcredits for a usage: the lines' sum, rounded up once."""
+    total = sum(line.pico_usd for line in explain(prices, usage, size=size, quality=quality))
+    return -(-total // _PICO_PER_MICROCREDIT)

@@ -1,0 +1,72 @@
+"""What a request used, in disjoint buckets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+__all__ = ["TOKEN_BUCKETS", "Usage"]
+
+TOKEN_BUCKETS = (
+    "input",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "audio_input",
+    "image_input",
+    "output",
+    "image_output",
+)
+"""Names of the token buckets; every token of a request is in exactly one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A provider's usage normalised to disjoint, non-negative buckets.
+
+    ``input`` is the uncached text input, ``cache_write`` the five-minute cache write, ``output``
+    holds reasoning tokens too (``reasoning`` names how many of them: a subset, not a bucket),
+    ``images`` counts delivered images. Units: tokens, except ``images``.
+    """
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    image_input: int = 0
+    output: int = 0
+    image_output: int = 0
+    images: int = 0
+    reasoning: int = 0
+    estimated: bool = False
+    raw: bytes = b""
+    """The provider's own usage object as JSON, b"" when it sent none."""
+
+    def __post_init__(self) -> None:
+        for name in (*TOKEN_BUCKETS, "images", "reasoning"):
+            value = getattr(self, name)
+            if value.__class__ is not int or value < 0:
+                raise ValueError(f"usage bucket {name} must be a non-negative int, not {value!r}")
+        if self.reasoning > self.output:
+            raise ValueError("reasoning tokens are a subset of output")
+
+    @property
+    def total_input(self) -> int:
+        """All input tokens, cached or not: what long-context steps compare."""
+        return (
+            self.input
+            + self.cache_read
+            + self.cache_write
+            + self.cache_write_1h
+            + self.audio_input
+            + self.image_input
+        )
+
+    @property
+    def total_output(self) -> int:
+        return self.output + self.image_output
+
+    def buckets(self) -> dict[str, int]:
+        """The non-zero buckets, by name, images included."""
+        values = asdict(self)
+        return {n: values[n] for n in (*TOKEN_BUCKETS, "images") if values[n]}
