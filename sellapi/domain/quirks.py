@@ -9,10 +9,43 @@ LiteLLM 1.106, Vercel AI SDK and pydantic-ai 2.68, state 2026-11-22.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-__all__ = ["Quirks", "quirks_for"]
+__all__ = ["GeminiQuirks", "Quirks", "quirks_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class GeminiQuirks:
+    """What a model behind Gemini's generateContent takes (wire notes 6.2-6.9).
+
+    The defaults are for an id we do not know: nothing is sent that some model refuses.
+    """
+
+    levels: tuple[str, ...] = ()
+    """Values of ``thinkingLevel`` it takes, weakest first; Gemini 3 and later."""
+    budgets: tuple[int, int] | None = None
+    """Least and most ``thinkingBudget``, 0 as least: thinking can be switched off; Gemini 2.5."""
+    call_ids: bool = False
+    """Takes ids in functionCall and functionResponse; earlier models refuse the field."""
+    signatures: bool = False
+    """Refuses a step whose first functionCall has lost its thoughtSignature."""
+    echo_signatures: bool = True
+    """Takes thoughtSignature at all."""
+    penalties: bool = True
+    """Takes presencePenalty and frequencyPenalty."""
+    sampling: bool = True
+    """Takes temperature, topP, topK."""
+    json_with_tools: bool = False
+    """Takes responseMimeType application/json beside functionDeclarations."""
+    system_instruction: bool = True
+    """Takes systemInstruction; otherwise the text goes in front of the first user part."""
+    predict: bool = False
+    """An Imagen model: answers ``:predict``, up to four images a call, and no usage."""
+    image_sizes: tuple[str, ...] = ()
+    """Values of imageConfig.imageSize (``sampleImageSize`` of ``:predict``) it takes."""
+    aspect_ratios: tuple[str, ...] = ("1:1", "2:3", "3:2", "3:4", "4:3", "9:16", "16:9", "21:9")
+    """Aspect ratios it draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +62,68 @@ class Quirks:
     """Most tokens one input image can cost."""
     document_tokens: int = 300_000
     """Most tokens one document or file of unseen size can cost."""
+    gemini: GeminiQuirks = GeminiQuirks()
+    """For providers of kind gemini."""
 
 
 _DEFAULT = Quirks()
 
-TABLE: tuple[tuple[str, Quirks], ...] = ()
+# --- gemini: wire notes 6.3 (ids), 6.4 (thinking, penalties, sampling), 6.6 (signatures), 6.9
+_LEVELS_FLASH = ("minimal", "low", "medium", "high")
+_LEVELS_PRO = ("low", "medium", "high")
+_GEMINI_3 = GeminiQuirks(
+    levels=_LEVELS_FLASH,
+    call_ids=True,
+    signatures=True,
+    penalties=False,
+    json_with_tools=True,
+)
+_IMAGEN_RATIOS = ("1:1", "3:4", "4:3", "9:16", "16:9")
+
+
+def _thinker(gemini: GeminiQuirks, tokens_per_second: int = 300) -> Quirks:
+    """A model whose thoughts are at most summarised: an aborted call is charged by time as well."""
+    return Quirks(
+        reasoning=True,
+        hidden_thoughts=True,
+        tokens_per_second=tokens_per_second,
+        gemini=gemini,
+    )
+
+
+_GEMINI: tuple[tuple[str, Quirks], ...] = (
+    (
+        r"imagen-",
+        Quirks(
+            gemini=GeminiQuirks(
+                predict=True, image_sizes=("1K", "2K"), aspect_ratios=_IMAGEN_RATIOS
+            )
+        ),
+    ),
+    (r"gemini-(2\.\d|1\.\d).*image", Quirks(gemini=GeminiQuirks())),
+    (
+        r"gemini-(\d\d|[3-9]).*image",
+        _thinker(replace(_GEMINI_3, levels=(), image_sizes=("1K", "2K", "4K"), signatures=False)),
+    ),
+    (r"gemini-2\.5-pro", _thinker(GeminiQuirks(budgets=(128, 32_768)))),
+    (r"gemini-2\.5-", _thinker(GeminiQuirks(budgets=(0, 24_576)))),
+    (r"gemini-([12]\.\d|1|2)-", Quirks(gemini=GeminiQuirks(echo_signatures=False))),
+    (r"gemini-3\.5-flash-lite", _thinker(replace(_GEMINI_3, sampling=False))),
+    (r"gemini-3\.[6-8]-flash", _thinker(replace(_GEMINI_3, sampling=False))),
+    (r"gemini-3-pro", _thinker(replace(_GEMINI_3, levels=("low", "high")), 150)),
+    (r"gemini-(\d\d|[3-9])[^/]*pro", _thinker(replace(_GEMINI_3, levels=_LEVELS_PRO), 150)),
+    (r"gemini-pro-latest", _thinker(replace(_GEMINI_3, levels=_LEVELS_PRO), 150)),
+    (r"gemini-flash(-lite)?-latest", _thinker(replace(_GEMINI_3, sampling=False))),
+    (r"gemini-(\d\d|[3-9])", _thinker(_GEMINI_3)),
+    (
+        r"gemma-3",
+        Quirks(gemini=GeminiQuirks(system_instruction=False, echo_signatures=False)),
+    ),
+)
+
+TABLE: tuple[tuple[str, Quirks], ...] = (
+    *((rf"gemini/(?:models/)?{pattern}", quirks) for pattern, quirks in _GEMINI),
+)
 
 
 @lru_cache(maxsize=4096)
