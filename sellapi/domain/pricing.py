@@ -129,7 +129,9 @@ class Prices:
     def to_json(self) -> dict[str, Any]:
         """The stated prices as JSON-ready integers, for storage."""
         return {
-            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (None, {})
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if getattr(self, f.name) not in (None, {})
         }
 
     @classmethod

@@ -1,0 +1,274 @@
+"""Opening the database, transactions on it, and what its troubles mean.
+
+The only module that knows the SQL dialect: connection settings, how a transaction begins, which
+driver error is which trouble. Statements elsewhere in `storage` are plain portable SQL with ``?``.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import peewee
+
+from sellapi.errors import (
+    DatabaseMissing,
+    DatabaseUnavailable,
+    Refused,
+    SchemaMismatch,
+    StorageError,
+)
+from sellapi.storage.migrations import MIGRATIONS, SCHEMA_VERSION
+
+__all__ = ["Database", "Tx", "explain_trouble", "is_transient"]
+
+BUSY_TIMEOUT_MS = 10_000
+_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": "full",
+    "foreign_keys": 1,
+    "trusted_schema": 0,
+    "cache_size": -32_000,
+}
+
+# SQLite primary result codes (sqlite.org/rescode.html) that pass by themselves.
+_TRANSIENT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOMEM,
+}
+_WORDS = {
+    sqlite3.SQLITE_BUSY: "is locked by another process; end what holds it, or try again in a moment",
+    sqlite3.SQLITE_LOCKED: "is locked; try again in a moment",
+    sqlite3.SQLITE_FULL: "is full (disk or page limit); free some space",
+    sqlite3.SQLITE_IOERR: "had a disk error; check the disk and its file system",
+    sqlite3.SQLITE_READONLY: "is read-only; check the permissions of the file and its directory",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check that it exists and who may read it",
+    sqlite3.SQLITE_CORRUPT: "is damaged; restore a backup with `sellapi db restore FILE`",
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database, or is damaged; restore a backup with "
+    "`sellapi db restore FILE`",
+}
+
+
+def _driver_error(error: BaseException | None) -> sqlite3.Error | None:
+    while error is not None:
+        if isinstance(error, sqlite3.Error):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _code(error: BaseException) -> int | None:
+    driver = _driver_error(error)
+    code = getattr(driver, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statements may succeed later (busy, full, disk trouble)."""
+    return _code(error) in _TRANSIENT
+
+
+def explain_trouble(error: BaseException) -> DatabaseUnavailable:
+    """A driver's error in the words of someone who has to mend it."""
+    code = _code(error)
+    words = _WORDS.get(code) if code is not None else None
+    driver = _driver_error(error)
+    return DatabaseUnavailable(f"the database {words or f'refused: {driver or error}'}")
+
+
+class Tx:
+    """Statements on one connection, inside a transaction or a read."""
+
+    __slots__ = ("_catalog_version", "connection", "execute")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+        self._catalog_version: int | None = None
+
+    def fresh(self) -> None:
+        """A new transaction begins on the same connection."""
+        self._catalog_version = None
+
+    @property
+    def catalog_version(self) -> int:
+        """The catalog's version, read at most once a transaction."""
+        if self._catalog_version is None:
+            self._catalog_version = self.execute("SELECT version FROM catalog_state").fetchone()[0]
+        return self._catalog_version
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """All rows as dicts."""
+        cursor = self.execute(sql, params)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def one(self, sql: str, params: Sequence[Any] = ()) -> dict[str, Any] | None:
+        """The first row as a dict, or None."""
+        cursor = self.execute(sql, params)
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        return dict(zip((c[0] for c in cursor.description), row, strict=True))
+
+    def value(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        """The first column of the first row, or None."""
+        row = self.execute(sql, params).fetchone()
+        return None if row is None else row[0]
+
+
+class Database:
+    """One SQLite file. Connections are one per thread (peewee keeps them)."""
+
+    def __init__(self, path: str | Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+        self.path = Path(path)
+        self.peewee = peewee.SqliteDatabase(
+            str(self.path),
+            pragmas={"busy_timeout": busy_timeout_ms, **_PRAGMAS},
+            timeout=busy_timeout_ms / 1000,
+            autoconnect=True,
+        )
+
+    # -- life ----------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: str | Path) -> Database:
+        """Create the file (mode 0600) when it is missing and bring its schema up to date."""
+        path = Path(path)
+        if not path.exists():
+            if not path.parent.is_dir():
+                raise Refused(f"there is no directory {path.parent}: make it first")
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        database = cls(path)
+        database.migrate()
+        return database
+
+    @classmethod
+    def open(cls, path: str | Path, **options: Any) -> Database:
+        """Open an existing database of this program's schema.
+
+        Raises `DatabaseMissing`, `SchemaMismatch`, `DatabaseUnavailable`.
+        """
+        path = Path(path)
+        if not path.is_file() or path.stat().st_size == 0:
+            raise DatabaseMissing(f"there is no database at {path}: run `sellapi init` first")
+        database = cls(path, **options)
+        version = database.schema_version()
+        if version < SCHEMA_VERSION:
+            raise SchemaMismatch(
+                f"the database has schema {version}, this program needs {SCHEMA_VERSION}: "
+                "run `sellapi db migrate` (it keeps everything)"
+            )
+        if version > SCHEMA_VERSION:
+            raise SchemaMismatch(
+                f"the database has schema {version}, newer than this program's {SCHEMA_VERSION}: "
+                "use the newer sellapi that wrote it"
+            )
+        return database
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if not self.peewee.is_closed():
+            self.peewee.close()
+
+    def check_owner(self) -> None:
+        """Refuse to run as another user than the file's owner (files would change hands)."""
+        owner = self.path.stat().st_uid
+        if os.geteuid() != owner:
+            import pwd
+
+            try:
+                name = pwd.getpwuid(owner).pw_name
+            except KeyError:
+                name = f"#{owner}"
+            raise Refused(
+                f"{self.path} belongs to user {name}: run this as that user, "
+                f"for example `sudo -u {name} sellapi …`"
+            )
+
+    # -- schema --------------------------------------------------------------------------------
+
+    def schema_version(self) -> int:
+        """How many migrations the database has seen; 0 for an empty one."""
+        with self.read() as tx:
+            if not tx.value("SELECT 1 FROM sqlite_master WHERE name = 'migrations'"):
+                if tx.value("SELECT 1 FROM sqlite_master WHERE type = 'table'"):
+                    raise SchemaMismatch(f"{self.path} is a database of some other program")
+                return 0
+            return int(tx.value("SELECT count(*) FROM migrations"))
+
+    def migrate(self) -> list[str]:
+        """Apply the missing migrations, each in its own transaction; returns their names."""
+        version = self.schema_version()
+        if version > SCHEMA_VERSION:
+            raise SchemaMismatch(
+                f"the database has schema {version}, newer than this program's {SCHEMA_VERSION}"
+            )
+        applied = []
+        for number, (name, apply) in enumerate(MIGRATIONS[version:], start=version + 1):
+            with self.transaction() as tx:
+                tx.execute(
+                    "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, "
+                    "name TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT"
+                )
+                if tx.value("SELECT 1 FROM migrations WHERE number = ?", (number,)):
+                    continue  # another process was quicker
+                apply(tx.connection)
+                tx.execute(
+                    "INSERT INTO migrations (number, name, applied_at) VALUES (?, ?, ?)",
+                    (number, name, int(time.time())),
+                )
+            applied.append(name)
+        return applied
+
+    # -- use -----------------------------------------------------------------------------------
+
+    def raw(self) -> sqlite3.Connection:
+        """This thread's driver connection (autocommit); for the hot path and backups."""
+        try:
+            connection: sqlite3.Connection = self.peewee.connection()  # type: ignore[no-untyped-call]
+        except (peewee.PeeweeException, sqlite3.Error) as error:
+            raise explain_trouble(error) from error
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """``BEGIN IMMEDIATE`` … ``COMMIT``; any exception rolls back.
+
+        A deferred transaction that reads and then writes fails at once under load; an immediate one
+        waits for its turn. Driver errors come out as `DatabaseUnavailable`.
+        """
+        connection = self.raw()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield Tx(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.IntegrityError:
+            raise
+        except (sqlite3.Error, peewee.PeeweeException) as error:
+            raise explain_trouble(error) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Tx]:
+        """Reads, each statement by itself (no snapshot is held, so the WAL is never pinned)."""
+        try:
+            yield Tx(self.raw())
+        except StorageError:
+            raise
+        except (sqlite3.Error, peewee.PeeweeException) as error:
+            raise explain_trouble(error) from error

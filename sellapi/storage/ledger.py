@@ -1,0 +1,530 @@
+"""The only file that moves credits.
+
+Two-phase, as in TigerBeetle (docs.tigerbeetle.com/coding/two-phase-transfers): a request *holds*
+credits and is then resolved exactly once, *settled* for the true charge or *voided*. Every function
+takes a `Tx` inside a transaction and either does all of its work or, when it refuses, nothing.
+Amounts are microcredits. Correctness rests on conditional updates; the CHECK constraints and
+triggers of the schema say the same a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from sellapi.domain.credits import format_credits
+from sellapi.errors import Refused
+from sellapi.storage.database import Tx
+
+__all__ = [
+    "Delivery",
+    "Entry",
+    "Held",
+    "HoldRequest",
+    "Settled",
+    "Settlement",
+    "Short",
+    "Stale",
+    "credit",
+    "debit",
+    "hold",
+    "mark_delivery",
+    "settle",
+    "sweep",
+    "void",
+]
+
+DAY_MS = 86_400_000
+
+
+class Delivery(Enum):
+    """Whether the answer of a charged request was handed to the socket."""
+
+    PENDING = 0
+    DELIVERED = 1
+    UNDELIVERED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """A hold to be placed, with the versions of everything it was decided by."""
+
+    request_id: str
+    amount: int
+    account_id: int
+    account_version: int
+    key_id: int
+    key_version: int
+    catalog_version: int
+    instance_id: str
+    model: str
+    mode: str
+    price_id: int
+    streamed: bool
+    bounded: bool
+    created_ms: int
+    retry_of: int | None = None
+    image_size: str | None = None
+    image_quality: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The hold stands; the account's figures after it."""
+
+    balance: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Key, account or catalog changed since the server read them: read again and decide anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Not enough: the account's figures, and what is left under the key's own limit (or None)."""
+
+    balance: int
+    held: int
+    owed: int
+    key_left: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a request turned out to cost, and everything its receipt will say."""
+
+    request_id: str
+    charge: int
+    usage: str
+    """Buckets as JSON."""
+    usage_raw: str | None
+    input_tokens: int
+    output_tokens: int
+    images: int
+    estimated: bool
+    bounded: bool
+    provider: str
+    upstream_id: str
+    finished_ms: int
+    first_byte_ms: int | None = None
+    attempts: str | None = None
+    cost: int = 0
+    loss: int = 0
+    http_status: int = 200
+    error: str | None = None
+    finish_reason: str | None = None
+    undelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The charge stands. ``entry_id`` is None for a charge of nothing."""
+
+    charge: int
+    balance: int
+    held: int
+    owed: int
+    entry_id: int | None
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A ledger entry as just written."""
+
+    id: int
+    account_id: int
+    kind: str
+    amount: int
+    balance_after: int
+    owed_after: int
+
+
+# -- requests: hold, settle, void --------------------------------------------------------------
+
+_HOLD_KEY = """
+UPDATE keys SET held = held + ?1
+WHERE id = ?2 AND version = ?3 AND (spend_limit IS NULL OR spent + held + ?1 <= spend_limit)
+  AND EXISTS (SELECT 1 FROM accounts WHERE id = ?4 AND version = ?5 AND owed = 0
+              AND balance - held >= ?1)
+"""
+_HOLD_ACCOUNT = """
+UPDATE accounts SET held = held + ?1
+WHERE id = ?2 AND version = ?3 AND owed = 0 AND balance - held >= ?1
+RETURNING balance, held
+"""
+_HOLD_REQUEST = """
+INSERT INTO requests (request_id, account_id, key_id, instance_id, model, mode, price_id, state,
+    hold, streamed, bounded, retry_of, image_size, image_quality, created_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?, ?)
+"""
+_WHY = """
+SELECT a.version, a.balance, a.held, a.owed, k.version, k.spend_limit - k.spent - k.held
+FROM accounts a, keys k WHERE a.id = ? AND k.id = ? AND k.account_id = a.id
+"""
+
+
+def hold(tx: Tx, h: HoldRequest) -> Held | Stale | Short:
+    """Hold ``h.amount``: all or nothing.
+
+    Checks key and account by the versions they were read at (a change of status, expiry, allowlist,
+    limit or tier raises the version), the catalog's version, what the account owes and has, and the
+    key's own limit (spent + held).
+    """
+    if tx.catalog_version != h.catalog_version:
+        return Stale()
+    done = tx.execute(
+        _HOLD_KEY, (h.amount, h.key_id, h.key_version, h.account_id, h.account_version)
+    )
+    if done.rowcount != 1:
+        return _why_not(tx, h)
+    row = tx.execute(_HOLD_ACCOUNT, (h.amount, h.account_id, h.account_version)).fetchall()
+    if not row:  # another machine was quicker between the two statements: undo both, ask again
+        tx.execute("UPDATE keys SET held = held - ? WHERE id = ?", (h.amount, h.key_id))
+        return Stale()
+    tx.execute(
+        _HOLD_REQUEST,
+        (
+            h.request_id,
+            h.account_id,
+            h.key_id,
+            h.instance_id,
+            h.model,
+            h.mode,
+            h.price_id,
+            h.amount,
+            h.streamed,
+            h.bounded,
+            h.retry_of,
+            h.image_size,
+            h.image_quality,
+            h.created_ms,
+        ),
+    )
+    return Held(*row[0])
+
+
+def _why_not(tx: Tx, h: HoldRequest) -> Stale | Short:
+    row = tx.execute(_WHY, (h.account_id, h.key_id)).fetchone()
+    if row is None:
+        return Stale()
+    account_version, balance, held, owed, key_version, key_left = row
+    if (account_version, key_version) != (h.account_version, h.key_version):
+        return Stale()
+    return Short(balance, held, owed, key_left)
+
+
+_TAKE = """
+UPDATE requests SET state = 'settled', charge = ?, usage = ?, usage_raw = ?, input_tokens = ?,
+    output_tokens = ?, images = ?, estimated = ?, bounded = ?, provider = ?, upstream_id = ?,
+    finished_ms = ?, first_byte_ms = ?, attempts = ?, cost = ?, loss = ?, http_status = ?,
+    error = ?, finish_reason = ?, delivery = ?
+WHERE request_id = ? AND state IN ('held', 'swept')
+RETURNING account_id, key_id, hold, model, created_ms
+"""
+_STATE = "SELECT state, hold FROM requests WHERE request_id = ?"
+_SETTLE_ACCOUNT = """
+UPDATE accounts SET held = held - ?1, balance = balance - ?2 WHERE id = ?3
+RETURNING balance, held, owed
+"""
+_SETTLE_KEY = "UPDATE keys SET held = held - ?, spent = spent + ? WHERE id = ?"
+_ENTRY = """
+INSERT INTO entries (account_id, kind, amount, owed_change, balance_after, owed_after, key_id,
+    request_id, pack_id, of_entry, cash_micro_usd, reference, reason, actor, created_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_DAILY = """
+INSERT INTO daily (day, model, account_id, key_id, requests, voided, input_tokens, output_tokens,
+    images, charged, cost, loss)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (day, model, account_id, key_id) DO UPDATE SET
+    requests = requests + excluded.requests, voided = voided + excluded.voided,
+    input_tokens = input_tokens + excluded.input_tokens,
+    output_tokens = output_tokens + excluded.output_tokens, images = images + excluded.images,
+    charged = charged + excluded.charged, cost = cost + excluded.cost, loss = loss + excluded.loss
+"""
+
+
+def settle(tx: Tx, s: Settlement) -> Settled:
+    """Charge a request, once.
+
+    The hold is released and the charge taken; what it exceeds the hold by comes from what is
+    available, the rest becomes ``owed``. A request whose hold was swept meanwhile is charged all the
+    same. A request that is already settled changes nothing (``repeated``).
+    """
+    before = tx.execute(_STATE, (s.request_id,)).fetchone()
+    if before is None:
+        raise LookupError(f"no request {s.request_id} was held")
+    if before[0] not in ("held", "swept"):
+        return _settled_before(tx, s.request_id)
+    delivery = Delivery.UNDELIVERED if s.undelivered else Delivery.PENDING
+    account_id, key_id, held, model, created_ms = tx.execute(
+        _TAKE,
+        (
+            s.charge,
+            s.usage,
+            s.usage_raw,
+            s.input_tokens,
+            s.output_tokens,
+            s.images,
+            s.estimated,
+            s.bounded,
+            s.provider,
+            s.upstream_id,
+            s.finished_ms,
+            s.first_byte_ms,
+            s.attempts,
+            s.cost,
+            s.loss,
+            s.http_status,
+            s.error,
+            s.finish_reason,
+            delivery.value,
+            s.request_id,
+        ),
+    ).fetchall()[0]
+    release = held if before[0] == "held" else 0
+    paid = s.charge
+    if s.charge > release:
+        available = tx.execute(
+            "SELECT balance - held FROM accounts WHERE id = ?", (account_id,)
+        ).fetchone()[0]
+        paid = min(s.charge, release + available)
+    balance, held_now, owed = tx.execute(_SETTLE_ACCOUNT, (release, paid, account_id)).fetchall()[0]
+    debt = s.charge - paid
+    if debt:
+        owed = tx.execute(
+            "UPDATE accounts SET owed = owed + ? WHERE id = ? RETURNING owed", (debt, account_id)
+        ).fetchall()[0][0]
+    tx.execute(_SETTLE_KEY, (release, s.charge, key_id))
+    entry_id = None
+    if s.charge:
+        entry_id = _write_entry(
+            tx,
+            (account_id, "charge", -paid, debt, balance, owed),
+            key_id=key_id,
+            request_id=s.request_id,
+            now_ms=s.finished_ms,
+        )
+    tx.execute(
+        _DAILY,
+        (created_ms // DAY_MS, model, account_id, key_id, 1, 0, s.input_tokens, s.output_tokens)
+        + (s.images, s.charge, s.cost, s.loss),
+    )
+    return Settled(s.charge, balance, held_now, owed, entry_id)
+
+
+def _write_entry(
+    tx: Tx,
+    figures: tuple[int, str, int, int, int, int],
+    *,
+    now_ms: int,
+    key_id: int | None = None,
+    request_id: str | None = None,
+    pack_id: int | None = None,
+    of_entry: int | None = None,
+    cash_micro_usd: int = 0,
+    reference: str | None = None,
+    reason: str = "",
+    actor: str = "",
+) -> int:
+    """Append ``(account, kind, amount, owed change, balance after, owed after)``; returns its id."""
+    details = (key_id, request_id, pack_id, of_entry, cash_micro_usd, reference, reason, actor)
+    entry_id = tx.execute(_ENTRY, (*figures, *details, now_ms)).lastrowid
+    assert entry_id is not None
+    return entry_id
+
+
+def _settled_before(tx: Tx, request_id: str) -> Settled:
+    row = tx.execute(
+        "SELECT r.charge, a.balance, a.held, a.owed, e.id FROM requests r "
+        "JOIN accounts a ON a.id = r.account_id "
+        "LEFT JOIN entries e ON e.request_id = r.request_id AND e.kind = 'charge' "
+        "WHERE r.request_id = ?",
+        (request_id,),
+    ).fetchone()
+    charge, balance, held, owed, entry_id = row
+    return Settled(charge, balance, held, owed, entry_id, repeated=True)
+
+
+_VOID = """
+UPDATE requests SET state = 'voided', delivery = 1, finished_ms = ?, http_status = ?, error = ?,
+    attempts = ?, provider = ?, upstream_id = ?, loss = ?
+WHERE request_id = ? AND state IN ('held', 'swept')
+RETURNING account_id, key_id, hold, model, created_ms
+"""
+
+
+def void(
+    tx: Tx,
+    request_id: str,
+    *,
+    now_ms: int,
+    http_status: int | None = None,
+    error: str | None = None,
+    attempts: str | None = None,
+    provider: str | None = None,
+    upstream_id: str | None = None,
+    loss: int = 0,
+) -> bool:
+    """Return a hold untouched; False when there is none (never placed, or already resolved)."""
+    before = tx.execute(_STATE, (request_id,)).fetchone()
+    if before is None or before[0] not in ("held", "swept"):
+        return False
+    account_id, key_id, amount, model, created_ms = tx.execute(
+        _VOID,
+        (now_ms, http_status, error, attempts, provider, upstream_id, loss, request_id),
+    ).fetchall()[0]
+    if before[0] == "held":
+        _release(tx, account_id, key_id, amount)
+    tx.execute(
+        _DAILY,
+        (created_ms // DAY_MS, model, account_id, key_id, 0, 1, 0, 0, 0, 0, 0, loss),
+    )
+    return True
+
+
+def _release(tx: Tx, account_id: int, key_id: int, amount: int) -> None:
+    if amount:
+        tx.execute("UPDATE accounts SET held = held - ? WHERE id = ?", (amount, account_id))
+        tx.execute("UPDATE keys SET held = held - ? WHERE id = ?", (amount, key_id))
+
+
+def mark_delivery(tx: Tx, request_id: str, delivery: Delivery) -> None:
+    """Say whether the last byte of a charged answer was handed to the socket."""
+    tx.execute(
+        "UPDATE requests SET delivery = ? WHERE request_id = ? AND delivery = 0 "
+        "AND state = 'settled'",
+        (delivery.value, request_id),
+    )
+
+
+def sweep(tx: Tx, instance_id: str, *, now_ms: int, limit: int = 500) -> int:
+    """Give back the holds of a dead instance and mark its unfinished answers, oldest first.
+
+    Returns how many requests were touched; call again while it returns ``limit``.
+    """
+    rows = tx.execute(
+        "SELECT request_id, state, account_id, key_id, hold FROM requests "
+        "WHERE instance_id = ? AND delivery = 0 AND state <> 'swept' ORDER BY id LIMIT ?",
+        (instance_id, limit),
+    ).fetchall()
+    for request_id, state, account_id, key_id, amount in rows:
+        if state == "held":
+            tx.execute(
+                "UPDATE requests SET state = 'swept', delivery = 1, finished_ms = ?, error = ? "
+                "WHERE request_id = ? AND state = 'held'",
+                (now_ms, "the server stopped before the answer was settled", request_id),
+            )
+            _release(tx, account_id, key_id, amount)
+        else:
+            mark_delivery(tx, request_id, Delivery.UNDELIVERED)
+    return len(rows)
+
+
+# -- acts of people: credit and debit ----------------------------------------------------------
+
+
+def credit(
+    tx: Tx,
+    account_id: int,
+    kind: str,
+    amount: int,
+    *,
+    now_ms: int,
+    actor: str,
+    reason: str = "",
+    reference: str | None = None,
+    pack_id: int | None = None,
+    cash_micro_usd: int = 0,
+    of_entry: int | None = None,
+    request_id: str | None = None,
+) -> Entry:
+    """Add credits; what the account owes is paid first, by an entry of its own."""
+    assert amount >= 0
+    balance, owed = tx.execute(
+        "UPDATE accounts SET balance = balance + ? WHERE id = ? RETURNING balance, owed",
+        (amount, account_id),
+    ).fetchall()[0]
+    entry_id = _write_entry(
+        tx,
+        (account_id, kind, amount, 0, balance, owed),
+        now_ms=now_ms,
+        request_id=request_id,
+        pack_id=pack_id,
+        of_entry=of_entry,
+        cash_micro_usd=cash_micro_usd,
+        reference=reference,
+        reason=reason,
+        actor=actor,
+    )
+    payment = min(owed, amount)
+    if payment:
+        balance, owed = tx.execute(
+            "UPDATE accounts SET balance = balance - ?1, owed = owed - ?1 WHERE id = ?2 "
+            "RETURNING balance, owed",
+            (payment, account_id),
+        ).fetchall()[0]
+        _write_entry(
+            tx,
+            (account_id, "owed_payment", -payment, -payment, balance, owed),
+            now_ms=now_ms,
+            reason=f"pays what was owed, from entry {entry_id}",
+            actor=actor,
+        )
+    return Entry(entry_id, account_id, kind, amount, balance, owed)
+
+
+def debit(
+    tx: Tx,
+    account_id: int,
+    kind: str,
+    amount: int,
+    *,
+    now_ms: int,
+    actor: str,
+    allow_debt: bool = False,
+    reason: str = "",
+    reference: str | None = None,
+    pack_id: int | None = None,
+    cash_micro_usd: int = 0,
+    of_entry: int | None = None,
+) -> Entry:
+    """Take credits back: at most what is available; with ``allow_debt`` the rest becomes owed.
+
+    Raises `Refused` when it is more than available.
+    """
+    assert amount >= 0
+    available = tx.execute(
+        "SELECT balance - held FROM accounts WHERE id = ?", (account_id,)
+    ).fetchone()[0]
+    if amount > available and not allow_debt:
+        raise Refused(
+            f"only {format_credits(available)} credits are available, "
+            f"{format_credits(amount)} cannot be taken; --allow-debt records the rest as owed"
+        )
+    taken = min(amount, available)
+    debt = amount - taken
+    balance, owed = tx.execute(
+        "UPDATE accounts SET balance = balance - ?, owed = owed + ? WHERE id = ? "
+        "RETURNING balance, owed",
+        (taken, debt, account_id),
+    ).fetchall()[0]
+    entry_id = _write_entry(
+        tx,
+        (account_id, kind, -taken, debt, balance, owed),
+        now_ms=now_ms,
+        pack_id=pack_id,
+        of_entry=of_entry,
+        cash_micro_usd=cash_micro_usd,
+        reference=reference,
+        reason=reason,
+        actor=actor,
+    )
+    return Entry(entry_id, account_id, kind, -taken, balance, owed)
+
+
+Operation = Callable[[Tx], object]

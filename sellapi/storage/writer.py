@@ -1,0 +1,273 @@
+"""One writer thread per process, with group commit.
+
+An operation is a plain function handed to the writer: ``op(tx) -> result``. `submit` enqueues it by
+a plain call (nothing to cancel) and returns a future that may be awaited or forgotten. The thread
+takes all that is waiting (at most `BATCH`), runs it in one transaction, commits once (one fdatasync)
+and resolves the futures by one wake-up of the event loop.
+
+A batch that fails is rolled back and its operations are replayed one by one, so that one poisoned
+operation fails alone. An operation submitted with ``must=True`` (settle, void) is kept and retried
+until the database takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sellapi.errors import DatabaseUnavailable, StorageError
+from sellapi.storage.database import Database, Tx, explain_trouble, is_transient
+
+__all__ = ["Writer"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Op = Callable[[Tx], Any]
+
+BATCH = 512
+OVERDUE_S = 10.0
+"""A settlement that waits longer than this stops new holds."""
+HOLD_PATIENCE_S = 5.0
+"""How long an operation that may fail waits for a busy database."""
+FREE_DISK_BYTES = 64 * 1024 * 1024
+"""New holds are refused when less than this is free beside the database."""
+_BUSY_TIMEOUT_MS = 1_000
+_PAUSE_S = 0.05
+LATER_S = 0.05
+
+
+class _Job:
+    __slots__ = ("future", "must", "op", "since")
+
+    def __init__(self, op: Op, future: asyncio.Future[Any] | None, must: bool) -> None:
+        self.op = op
+        self.future = future
+        self.must = must
+        self.since = time.monotonic()
+
+
+class Writer:
+    """The process's writer; `start` it inside the event loop, `stop` it after the last request."""
+
+    def __init__(self, database: Database) -> None:
+        # Its own handle: its busy timeout is short, since waiting is decided here.
+        self._database = Database(database.path, busy_timeout_ms=_BUSY_TIMEOUT_MS)
+        self._waiting: deque[_Job] = deque()
+        self._later: deque[_Job] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._retry: list[_Job] = []
+        self._trouble: DatabaseUnavailable | None = None
+        self._free_disk_checked = 0.0
+        self._disk_low = False
+
+    # -- the event loop's side -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; results are delivered to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="sellapi-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, op: Callable[[Tx], T], *, must: bool = False) -> asyncio.Future[T]:
+        """Enqueue an operation; returns a future of its result.
+
+        Raises nothing here. The future fails with `DatabaseUnavailable` when the database stays in
+        trouble (never for ``must`` operations) or with what the operation raised.
+        """
+        assert self._loop is not None, "the writer was not started"
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.append(_Job(op, future, must))
+        self._wake.set()
+        return future
+
+    def post(self, op: Op) -> None:
+        """Enqueue a ``must`` operation nobody waits for: it rides with the next batch.
+
+        It costs no commit of its own unless nothing else comes within `LATER_S`.
+        """
+        self._later.append(_Job(op, None, must=True))
+
+    def trouble(self) -> DatabaseUnavailable | None:
+        """Why no new hold should be taken now, or None.
+
+        A settlement overdue by `OVERDUE_S`, or too little free disk.
+        """
+        now = time.monotonic()
+        if self._retry and now - self._retry[0].since > OVERDUE_S:
+            return self._trouble or DatabaseUnavailable(
+                "the database does not take settlements now"
+            )
+        if now - self._free_disk_checked > 1.0:
+            self._free_disk_checked = now
+            try:
+                stat = os.statvfs(self._database.path.parent)
+                self._disk_low = stat.f_bavail * stat.f_frsize < FREE_DISK_BYTES
+            except OSError:
+                self._disk_low = False
+        if self._disk_low:
+            return DatabaseUnavailable("the database is short of disk space; free some")
+        return None
+
+    def stop(self, timeout_s: float = 30.0) -> bool:
+        """Finish what was submitted and end the thread; False when something could not be written.
+
+        Blocking: call it after the event loop's last request.
+        """
+        if self._thread is None:
+            return True
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+        done = not self._thread.is_alive() and not (self._retry or self._waiting or self._later)
+        if not done:
+            log.critical(
+                "the writer stopped with settlements unwritten; they are void at next start"
+            )
+        return done
+
+    # -- the thread's side ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        tx: Tx | None = None
+        while True:
+            if not (self._waiting or self._retry):
+                if self._stopping and not self._later:
+                    break
+                self._wake.wait(LATER_S)
+            self._wake.clear()
+            try:
+                tx = tx or Tx(self._database.raw())
+            except StorageError as error:
+                self._fail_or_keep(self._take(), error)
+            else:
+                if self._retry:
+                    self._replay(tx, self._retry_batch())
+                if not self._retry:
+                    batch = self._take()
+                    if batch:
+                        self._commit(tx, batch)
+                    continue
+            # Still in trouble: what came later stays behind what came first.
+            self._fail_or_keep(self._take(), self._trouble or DatabaseUnavailable("unavailable"))
+            if self._stopping and self._given_up():
+                break
+            time.sleep(_PAUSE_S)
+        self._database.close()
+
+    def _given_up(self) -> bool:
+        return bool(self._retry) and time.monotonic() - self._retry[0].since > OVERDUE_S * 2
+
+    def _take(self) -> list[_Job]:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
+        batch += [self._later.popleft() for _ in range(min(len(self._later), BATCH))]
+        return batch
+
+    def _retry_batch(self) -> list[_Job]:
+        batch, self._retry = self._retry[:BATCH], self._retry[BATCH:]
+        return batch
+
+    def _commit(self, tx: Tx, batch: list[_Job]) -> None:
+        """Run a batch in one transaction; on any failure replay it one by one."""
+        results = []
+        try:
+            tx.execute("BEGIN IMMEDIATE")
+            tx.fresh()
+            for job in batch:
+                results.append(job.op(tx))
+            tx.execute("COMMIT")
+        except Exception as error:
+            _rollback(tx)
+            if len(batch) == 1:
+                self._settle_failure(batch[0], error)
+            else:
+                self._replay(tx, batch)
+            return
+        self._trouble = None
+        self._deliver([(job.future, r, None) for job, r in zip(batch, results, strict=True)])
+
+    def _replay(self, tx: Tx, batch: list[_Job]) -> None:
+        """Each operation in a transaction of its own; after a transient failure the rest waits."""
+        for index, job in enumerate(batch):
+            try:
+                tx.execute("BEGIN IMMEDIATE")
+                tx.fresh()
+                result = job.op(tx)
+                tx.execute("COMMIT")
+            except Exception as error:
+                _rollback(tx)
+                self._settle_failure(job, error)
+                if is_transient(error):
+                    self._fail_or_keep(batch[index + 1 :], error)
+                    return
+            else:
+                self._trouble = None
+                self._deliver([(job.future, result, None)])
+
+    def _settle_failure(self, job: _Job, error: Exception) -> None:
+        if isinstance(error, sqlite3.Error) and is_transient(error):
+            self._fail_or_keep([job], error)
+            return
+        if job.must:
+            log.critical("a settlement failed and cannot be retried: %s", error, exc_info=error)
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.IntegrityError
+        ):
+            error = explain_trouble(error)
+        self._deliver([(job.future, None, error)])
+
+    def _fail_or_keep(self, jobs: list[_Job], error: Exception) -> None:
+        """``must`` operations and those still patient are retried, the others fail now."""
+        trouble = error if isinstance(error, DatabaseUnavailable) else explain_trouble(error)
+        if self._trouble is None:
+            log.error("%s", trouble)
+        self._trouble = trouble
+        now = time.monotonic()
+        failed: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]] = []
+        for job in jobs:
+            if job.must or (now - job.since < HOLD_PATIENCE_S and not self._stopping):
+                self._retry.append(job)
+            else:
+                failed.append((job.future, None, trouble))
+        self._retry.sort(key=lambda job: job.since)
+        self._deliver(failed)
+
+    def _deliver(
+        self, results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]
+    ) -> None:
+        awaited = [r for r in results if r[0] is not None]
+        if not awaited or self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(_resolve, awaited)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            pass
+
+
+def _rollback(tx: Tx) -> None:
+    try:
+        if tx.connection.in_transaction:
+            tx.execute("ROLLBACK")
+    except sqlite3.Error:
+        log.exception("rollback failed")
+
+
+def _resolve(results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:
+    for future, value, error in results:
+        if future is None or future.done():
+            continue
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+            future.exception()  # retrieved: a forgotten future must not be logged as such
