@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-__all__ = ["GeminiQuirks", "Quirks", "quirks_for"]
+__all__ = ["AnthropicQuirks", "GeminiQuirks", "Quirks", "quirks_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,39 @@ class GeminiQuirks:
 
 
 @dataclass(frozen=True, slots=True)
+class AnthropicQuirks:
+    """What a model behind Anthropic's Messages API takes (wire notes 5.3, 5.5).
+
+    The defaults are for an id we do not know: what a plain, compatible model takes.
+    """
+
+    max_output: int | None = None
+    """Most ``max_tokens`` it takes; more is a 400."""
+    sampling: bool = True
+    """Takes temperature and top_p; later models answer 400 to either."""
+    adaptive: bool = False
+    """Takes ``thinking: {type: adaptive}``."""
+    budgets: bool = True
+    """Takes ``thinking: {type: enabled, budget_tokens}``, the way before adaptive."""
+    thinks_unasked: bool = False
+    """Thinks when the request says nothing about it."""
+    switch_off: str | None = None
+    """The thinking type that stops a model that thinks unasked; None when nothing does."""
+    efforts: tuple[str, ...] = ()
+    """Values of output_config.effort it takes, weakest first."""
+    omits_thoughts: bool = False
+    """Shows its thoughts only when ``display: summarized`` asks for them."""
+    forced_tools: bool = True
+    """Takes tool_choice any and tool."""
+    forced_tools_thinking: bool = True
+    """… also while it thinks."""
+    prefill: bool = False
+    """Takes a conversation that ends with the assistant and goes on from there."""
+    structured: bool = True
+    """Takes output_config.format and strict tools."""
+
+
+@dataclass(frozen=True, slots=True)
 class Quirks:
     """Properties of a model family. Defaults describe a plain model that takes everything."""
 
@@ -64,6 +97,8 @@ class Quirks:
     """Most tokens one document or file of unseen size can cost."""
     gemini: GeminiQuirks = GeminiQuirks()
     """For providers of kind gemini."""
+    anthropic: AnthropicQuirks = AnthropicQuirks()
+    """For providers of kind anthropic."""
 
 
 _DEFAULT = Quirks()
@@ -121,7 +156,68 @@ _GEMINI: tuple[tuple[str, Quirks], ...] = (
     ),
 )
 
+# --- anthropic: wire notes 5.3 (limits, sampling, thinking, effort, forced tools, prefill)
+_EFFORTS_45 = ("low", "medium", "high")
+_EFFORTS_46 = ("low", "medium", "high", "max")
+_EFFORTS_47 = ("low", "medium", "high", "xhigh", "max")
+
+_CLAUDE_3 = AnthropicQuirks(
+    max_output=4_096, budgets=False, prefill=True, structured=False, forced_tools_thinking=False
+)
+_CLAUDE_4 = replace(_CLAUDE_3, max_output=64_000, budgets=True)
+_CLAUDE_45 = replace(_CLAUDE_4, structured=True)
+_CLAUDE_46 = AnthropicQuirks(
+    max_output=128_000, adaptive=True, efforts=_EFFORTS_46, forced_tools_thinking=False
+)
+_CLAUDE_47 = AnthropicQuirks(
+    max_output=128_000,
+    sampling=False,
+    adaptive=True,
+    budgets=False,
+    efforts=_EFFORTS_47,
+    omits_thoughts=True,
+)
+_CLAUDE_5 = replace(_CLAUDE_47, thinks_unasked=True, switch_off="disabled")
+_SONNET_55 = replace(_CLAUDE_5, switch_off="between_tools", forced_tools=False)
+_FABLE_5 = replace(_CLAUDE_5, switch_off=None)
+_CLAUDE_55 = replace(_FABLE_5, forced_tools=False)
+
+
+def _claude(anthropic: AnthropicQuirks) -> Quirks:
+    """A model that thinks unasked hides it: an aborted call is charged by time as well."""
+    thinks = anthropic.thinks_unasked
+    return Quirks(
+        reasoning=thinks,
+        hidden_thoughts=thinks,
+        tokens_per_second=150,
+        image_tokens=1_700 if anthropic.sampling else 5_000,
+        anthropic=anthropic,
+    )
+
+
+_ANTHROPIC: tuple[tuple[str, Quirks], ...] = (
+    (r"haiku-5[-.]5(?!\d)", _claude(_CLAUDE_5)),
+    (r"sonnet-5[-.]5(?!\d)", _claude(_SONNET_55)),
+    (r"opus-5[-.]5(?!\d)", _claude(_CLAUDE_55)),
+    (r"(fable|mythos)-5[-.]\d(?!\d)", _claude(_CLAUDE_55)),
+    (r"(fable|mythos)-5(?!\d)", _claude(_FABLE_5)),
+    (r"(sonnet|opus)-5(?![-.]?\d(?!\d))", _claude(_CLAUDE_5)),
+    (r"[a-z]+-4[-.][789](?!\d)", _claude(_CLAUDE_47)),
+    (r"[a-z]+-4[-.]6(?!\d)", _claude(_CLAUDE_46)),
+    (r"opus-4[-.]5(?!\d)", _claude(replace(_CLAUDE_45, efforts=_EFFORTS_45))),
+    (r"[a-z]+-4[-.]5(?!\d)", _claude(_CLAUDE_45)),
+    (r"opus-4[-.]1(?!\d)", _claude(replace(_CLAUDE_45, max_output=32_000))),
+    (r"opus-4(?!\d)", _claude(replace(_CLAUDE_4, max_output=32_000))),
+    (r"[a-z]+-4(?!\d)", _claude(_CLAUDE_4)),
+    (r"3[-.]7-", _claude(replace(_CLAUDE_3, max_output=64_000, budgets=True))),
+    (r"3[-.]5-", _claude(replace(_CLAUDE_3, max_output=8_192))),
+    (r"3-", _claude(_CLAUDE_3)),
+    # Later ones than we know: only what the newest known take.
+    (r"[a-z]+-([5-9]|\d\d)(?!\d)", _claude(_CLAUDE_55)),
+)
+
 TABLE: tuple[tuple[str, Quirks], ...] = (
+    *((rf"anthropic/(?:.*[./])?claude-{pattern}", quirks) for pattern, quirks in _ANTHROPIC),
     *((rf"gemini/(?:models/)?{pattern}", quirks) for pattern, quirks in _GEMINI),
 )
 
