@@ -1,22 +1,36 @@
 """The seam to the network: a call goes out, a reply or a stream comes back.
 
 Nothing else in the request path does I/O. Engines (pyreqwest, httpx, the in-process demo) satisfy
-`Engine`; timeouts to connect, to the first byte and between bytes are kept here.
+`Engine`; what they share stands here: the first-byte and idle deadlines, the bounded queue, the
+size-bounded decoding of compressed replies, and the words in which a failure is told. Those words
+never hold a URL, a host or a key: the libraries' own messages do, so they are read and dropped.
 """
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-__all__ = ["Call", "Engine", "Reply"]
+from sellapi.errors import Overloaded, UpstreamFailed, UpstreamTimeout
+from sellapi.upstream.adapter import UpstreamFailure
+from sellapi.upstream.inflate import Inflater
+
+__all__ = ["Call", "Deadline", "Engine", "EngineOptions", "Exchange", "Reply", "Slots"]
+
+USER_AGENT = "sellapi"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP call: absolute URL, headers with the credential, body; deadlines in seconds."""
+    """One HTTP call: absolute URL, headers with the credential, body; deadlines in seconds.
+
+    ``first_byte_s`` counts from the moment the call has a connection slot to the reply's head
+    (connecting and sending the body included), ``idle_s`` between two pieces of the body.
+    """
 
     url: str
     headers: Mapping[str, str]
@@ -29,16 +43,20 @@ class Call:
 
 
 class Reply(Protocol):
-    """A provider's reply whose head has arrived."""
+    """A provider's reply whose head has arrived. A 3xx is a status like any other."""
 
-    status: int
-    headers: Mapping[str, str]
-    """Header names in lower case."""
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Header names in lower case; of a repeated header the last."""
+        ...
 
     async def chunk(self) -> bytes | None:
-        """The next bytes as soon as they arrive; None at the end.
+        """The next bytes as soon as they arrive, never b""; None at the end.
 
-        Raises `UpstreamFailure` (``truncated``, ``reset`` or ``timeout``).
+        Raises `UpstreamFailure` (``truncated``, ``reset``, ``garbage`` or ``timeout``).
         """
         ...
 
@@ -53,9 +71,302 @@ class Engine(Protocol):
     def open(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """Send the call; leaving the context, or cancelling the task, aborts it at once.
 
-        Raises `UpstreamFailure`: ``connect`` (provably never sent: ``sent=False``), ``queue_full``
-        (503, ``sent=False``), ``reset`` (counts as sent), ``timeout``.
+        Raises `UpstreamFailure`: ``connect`` or ``config`` (provably never sent: ``sent=False``),
+        ``queue_full`` (503, ``sent=False``), ``reset`` and ``garbage`` (count as sent), ``timeout``.
         """
         ...
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is told about its provider, once.
+
+    ``keep_alive_s``: how long an idle connection is kept. A server that closes one in the very
+    instant we send on it costs a call (it counts as sent, nobody may repeat it), so we let go first:
+    uvicorn and Node close after 5 s, nginx after 75, load balancers after 60.
+    ``ca_pem``: root certificates trusted besides the system's.
+    """
+
+    max_connections: int = 256
+    queue_size: int = 256
+    queue_timeout_s: float = 10.0
+    connect_timeout_s: float = 10.0
+    keep_alive_s: float = 4.0
+    proxy: str | None = None
+    ca_pem: bytes | None = None
+
+    def __repr__(self) -> str:  # a proxy's URL may hold a password
+        return f"EngineOptions({self.max_connections} connections, queue {self.queue_size})"
+
+
+class Slots:
+    """At most ``max_connections`` calls in flight, at most ``queue_size`` more that wait."""
+
+    __slots__ = ("_free", "_queue_size", "_timeout_s", "_waiting")
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._free = asyncio.Semaphore(options.max_connections)
+        self._queue_size = options.queue_size
+        self._timeout_s = options.queue_timeout_s
+        self._waiting = 0
+
+    async def acquire(self) -> None:
+        """Take a slot, waiting in line; raises `UpstreamFailure` ``queue_full``."""
+        if not self._free.locked():
+            await self._free.acquire()  # does not suspend
+            return
+        if self._waiting >= self._queue_size:
+            raise queue_full()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise queue_full() from None
+        finally:
+            self._waiting -= 1
+
+    def release(self) -> None:
+        self._free.release()
+
+
+class Deadline:
+    """A time limit on the awaits of one call, one timer for all of them.
+
+    What `asyncio.timeout` does, at a tenth of its cost per chunk: the timer is not moved at each
+    chunk; when it fires early it looks at the clock and sleeps on. Use:
+    ``start``, the await, then ``done`` after a result or ``expired`` after any exception.
+    """
+
+    __slots__ = ("_before", "_due", "_expired", "_handle", "_loop", "_task", "_waiting")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._due = 0.0
+        self._before = 0
+        self._waiting = False
+        self._expired = False
+
+    def start(self, seconds: float) -> None:
+        """From now on the running task is cancelled when ``seconds`` pass without `done`."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call to a provider needs a task")
+        self._task = task
+        self._before = task.cancelling()
+        self._waiting = True
+        due = self._loop.time() + seconds
+        if self._handle is None:
+            self._handle = self._loop.call_at(due, self._fire)
+        elif due < self._due:
+            self._handle.cancel()
+            self._handle = self._loop.call_at(due, self._fire)
+        self._due = due
+
+    def done(self) -> None:
+        """The await gave a result. Raises `CancelledError` if it swallowed a cancellation.
+
+        pyreqwest picks at random when a result and a cancellation arrive together; a client that
+        hung up must not be lost that way.
+        """
+        task = self._task
+        self._waiting = False
+        if task is not None and task.cancelling() > self._before:
+            if self.expired():
+                return  # the result came in the very instant of the deadline: take it
+            raise asyncio.CancelledError
+
+    def expired(self) -> bool:
+        """Whether the exception just caught is the deadline's doing (then it is uncancelled)."""
+        self._waiting = False
+        if not self._expired or self._task is None:
+            return False
+        self._expired = False
+        return self._task.uncancel() <= self._before
+
+    def close(self) -> None:
+        self._waiting = False
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _fire(self) -> None:
+        self._handle = None
+        if not self._waiting:
+            return
+        if self._loop.time() < self._due:
+            self._handle = self._loop.call_at(self._due, self._fire)
+            return
+        self._expired = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+class Exchange(ABC):
+    """One call and its reply: what every engine's `open` returns.
+
+    An engine fills in how to send, how to get the next raw piece, how to let go, and what its
+    library's exceptions mean.
+    """
+
+    __slots__ = ("_call", "_deadline", "_inflater", "_slots")
+
+    def __init__(self, call: Call, slots: Slots) -> None:
+        self._call = call
+        self._slots = slots
+        self._inflater: Inflater | None = None
+
+    @property
+    @abstractmethod
+    def status(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def headers(self) -> Mapping[str, str]: ...
+
+    @abstractmethod
+    async def _send(self) -> str | None:
+        """Send the call, wait for the head; returns the Content-Encoding."""
+
+    @abstractmethod
+    async def _raw(self) -> bytes | None:
+        """The next bytes of the body as they came; None at the end."""
+
+    @abstractmethod
+    async def _release(self) -> None:
+        """Abort what is still going on; must work at every stage."""
+
+    @abstractmethod
+    def _failure(self, error: Exception) -> UpstreamFailure:
+        """What an exception of the library means before the head has arrived."""
+
+    async def __aenter__(self) -> Self:
+        await self._slots.acquire()
+        deadline = self._deadline = Deadline()
+        try:
+            deadline.start(self._call.first_byte_s)
+            encoding = await self._send()
+            deadline.done()
+            if encoding is not None:
+                self._inflater = Inflater.named(encoding)
+            return self
+        except BaseException as error:
+            late = deadline.expired()
+            await self._leave()
+            if late:
+                raise timed_out(f"within {self._call.first_byte_s:g} seconds") from None
+            if isinstance(error, Exception) and not isinstance(error, UpstreamFailure):
+                raise self._failure(error) from None
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        self._deadline.close()
+        try:
+            await self._release()
+        finally:
+            self._slots.release()
+
+    async def chunk(self) -> bytes | None:
+        inflater = self._inflater
+        if inflater is None:
+            return await self._raw()
+        while not (piece := inflater.take()):
+            data = await self._raw()
+            if data is None:
+                if not inflater.complete:
+                    raise truncated()
+                return None
+            inflater.put(data)
+        return piece
+
+    async def read(self, limit: int) -> bytes:
+        first = await self.chunk()
+        if first is None:
+            return b""
+        parts, size = [first], len(first)
+        while size <= limit and (piece := await self.chunk()) is not None:
+            parts.append(piece)
+            size += len(piece)
+        if size > limit:
+            raise too_long(limit)
+        return first if len(parts) == 1 else b"".join(parts)
+
+
+def queue_full() -> UpstreamFailure:
+    return UpstreamFailure(
+        Overloaded(
+            "Too many requests wait for this model's provider; try again shortly.", retry_after=2
+        ),
+        reason="queue_full",
+        sent=False,
+    )
+
+
+def not_connected() -> UpstreamFailure:
+    """Provably never sent: it failed while connecting (name, TCP, proxy tunnel, TLS)."""
+    return UpstreamFailure(
+        UpstreamFailed("The model's provider could not be reached; try again shortly."),
+        reason="connect",
+        sent=False,
+    )
+
+
+def misconfigured() -> UpstreamFailure:
+    """The URL, a header or the key cannot be written as HTTP: the operator's trouble."""
+    return UpstreamFailure(
+        UpstreamFailed("The model's provider is misconfigured on this server; tell its operator."),
+        reason="config",
+        sent=False,
+    )
+
+
+def connection_lost() -> UpstreamFailure:
+    """Closed or reset after the call was, or may have been, sent."""
+    return UpstreamFailure(
+        UpstreamFailed("The model's provider closed the connection before it had answered."),
+        reason="reset",
+        retryable=False,
+    )
+
+
+def truncated() -> UpstreamFailure:
+    return UpstreamFailure(
+        UpstreamFailed("The model's provider broke off in the middle of its answer."),
+        reason="truncated",
+        retryable=False,
+    )
+
+
+def garbage() -> UpstreamFailure:
+    return UpstreamFailure(
+        UpstreamFailed("The model's provider sent something that makes no sense."),
+        reason="garbage",
+        retryable=False,
+    )
+
+
+def too_long(limit: int) -> UpstreamFailure:
+    return UpstreamFailure(
+        UpstreamFailed(f"The model's provider answered with more than {limit} bytes."),
+        reason="garbage",
+        retryable=False,
+    )
+
+
+def timed_out(when: str) -> UpstreamFailure:
+    """Sent, and may be billed: an SDK must not repeat it by itself."""
+    return UpstreamFailure(
+        UpstreamTimeout(
+            f"The model's provider did not answer {when}; the request may still have been worked on.",
+            should_retry=False,
+        ),
+        reason="timeout",
+        timed_out=True,
+    )
