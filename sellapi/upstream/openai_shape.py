@@ -102,6 +102,8 @@ class Choice:
     """Opaque data that is to come back with the message (signatures)."""
     finish_reason: str = "stop"
     logprobs: JsonObject | None = None
+    null_content: bool = False
+    """Without text the content is null, also when no tool was called (a blocked prompt)."""
 
     def tool_call(
         self, identifier: str, name: str, arguments: str, extra: JsonObject | None = None
@@ -121,7 +123,7 @@ class Choice:
         content = "".join(self.text)
         message: JsonObject = {
             "role": "assistant",
-            "content": content if content or not self.tool_calls else None,
+            "content": content or (None if self.tool_calls or self.null_content else ""),
             "refusal": self.refusal,
         }
         if self.reasoning:
@@ -174,11 +176,22 @@ class ChunkWriter:
         self._middle = self._head + b'{"index":0,"delta":'
         self._tail = (b'],"usage":null}' if job.include_usage else b"]}") + b"\n\n"
 
-    def delta(self, delta: bytes, index: int = 0, finish: bytes = b"null") -> bytes:
+    def delta(
+        self, delta: bytes, index: int = 0, finish: bytes = b"null", logprobs: bytes = b"null"
+    ) -> bytes:
         """A chunk with this delta (JSON)."""
         start = self._middle if not index else self._head + b'{"index":%d,"delta":' % index
         return b"".join(
-            (start, delta, b',"logprobs":null,"finish_reason":', finish, b"}", self._tail)
+            (
+                start,
+                delta,
+                b',"logprobs":',
+                logprobs,
+                b',"finish_reason":',
+                finish,
+                b"}",
+                self._tail,
+            )
         )
 
     def role(self, index: int = 0) -> bytes:
