@@ -15,14 +15,15 @@ _PATTERNS: tuple[re.Pattern[str], ...] = (
     re.compile(r"\b(?:x-api-key|api[_-]?key|authorization)\s*[=:]\s*\S{6,}", re.IGNORECASE),
     re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,6}"),
     # Keys by their usual prefixes, also half masked ones (sk-proj-****abcd).
-    re.compile(r"\b(?:sk|pk|rk|xai|gsk|hf|r8|pplx|fw|nvapi|key)[-_][A-Za-z0-9_*.\u2022-]{6,}"),
+    re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_*.\u2022-]{6,}"),
+    re.compile(r"\b(?:xai|gsk|hf|r8|pplx|fw|nvapi|key)[-_](?=\S*[0-9*])[A-Za-z0-9_*.-]{6,}"),
     re.compile(r"\bAIza[A-Za-z0-9_*-]{6,}"),
     re.compile(r"\bya29\.[A-Za-z0-9_.-]{6,}"),
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9*]{8,}"),
     re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,2}"),
     # Account, project and request ids.
-    re.compile(r"\b(?:org|proj|acct|user|workspace|wrkspc)[-_][A-Za-z0-9]{8,}"),
-    re.compile(r"\breq(?:uest)?[-_][A-Za-z0-9_-]{8,}"),
+    re.compile(r"\b(?:org|proj|acct|user|workspace|wrkspc)[-_](?=\w*[0-9])[A-Za-z0-9]{8,}"),
+    re.compile(r"\breq(?:uest)?[-_](?=\w*[0-9])[A-Za-z0-9_-]{8,}"),
     re.compile(r"\bprojects/[A-Za-z0-9._-]+"),
     re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"),
     re.compile(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{32,}\b"),
@@ -35,6 +36,7 @@ _PATTERNS: tuple[re.Pattern[str], ...] = (
     ),
     re.compile(r"\blocalhost(?::[0-9]{1,5})?\b", re.IGNORECASE),
     re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]{1,5})?(?![\w.])"),
+    re.compile(r"\[::1?\](?::[0-9]{1,5})?"),
     re.compile(r"(?<![\w:])\[?(?:[0-9a-fA-F]{1,4}:){3,7}:?[0-9a-fA-F]{0,4}\]?(?::[0-9]{1,5})?"),
 )
 _CONTROL = re.compile(
