@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-__all__ = ["AnthropicQuirks", "GeminiQuirks", "Quirks", "quirks_for"]
+__all__ = ["AnthropicQuirks", "GeminiQuirks", "OpenAIQuirks", "Quirks", "quirks_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,20 @@ class AnthropicQuirks:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenAIQuirks:
+    """What a model behind OpenAI's API, or one compatible to it, takes (wire notes 1.2, 1.3, 3.1)."""
+
+    max_completion_tokens: bool = False
+    """Refuses ``max_tokens`` and wants ``max_completion_tokens``."""
+    tools_without_effort: bool = False
+    """OpenAI itself refuses function tools unless ``reasoning_effort`` is ``none``."""
+    store: bool = True
+    """Takes ``store``; others refuse a body with it."""
+    response_format: bool = True
+    """An image model that takes ``response_format``; the gpt-image family refuses it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Quirks:
     """Properties of a model family. Defaults describe a plain model that takes everything."""
 
@@ -95,6 +109,8 @@ class Quirks:
     """Most tokens one input image can cost."""
     document_tokens: int = 300_000
     """Most tokens one document or file of unseen size can cost."""
+    openai: OpenAIQuirks = OpenAIQuirks()
+    """For providers of kind openai."""
     gemini: GeminiQuirks = GeminiQuirks()
     """For providers of kind gemini."""
     anthropic: AnthropicQuirks = AnthropicQuirks()
@@ -216,7 +232,35 @@ _ANTHROPIC: tuple[tuple[str, Quirks], ...] = (
     (r"[a-z]+-([5-9]|\d\d)(?!\d)", _claude(_CLAUDE_55)),
 )
 
+# --- openai: wire notes 1.2 (token limit), 1.3 (effort and tools), 3.1 (images)
+_GPT_5 = OpenAIQuirks(max_completion_tokens=True)
+
+
+def _gpt(openai: OpenAIQuirks = _GPT_5) -> Quirks:
+    """OpenAI's reasoning models never show their thoughts."""
+    return Quirks(reasoning=True, hidden_thoughts=True, tokens_per_second=150, openai=openai)
+
+
+_OPENAI: tuple[tuple[str, Quirks], ...] = (
+    (r"(chat)?gpt-image", Quirks(openai=OpenAIQuirks(response_format=False))),
+    (r"gpt-oss", Quirks(reasoning=True)),
+    (r"gpt-5-chat", Quirks(openai=_GPT_5)),
+    (r"o[1-9](?![\w.])", _gpt()),
+    # Those that cannot do without reasoning.
+    (r"gpt-(6-astra|6\.1-sol)", _gpt()),
+    (r"gpt-[5-9][^/]*-(pro|codex|chat)", _gpt()),
+    (r"gpt-5(\.[0-3])?(?![\d.])", _gpt()),
+    (r"gpt-([5-9]|\d\d)(?!\d)", _gpt(replace(_GPT_5, tools_without_effort=True))),
+    (r"grok-([4-9]|\d\d)", Quirks(reasoning=True, hidden_thoughts=True)),
+    (r"deepseek-(r\d|reasoner)", Quirks(reasoning=True)),
+    (
+        r"(open-)?(mistral|mixtral|ministral|magistral|codestral|devstral|pixtral)",
+        Quirks(openai=OpenAIQuirks(store=False)),
+    ),
+)
+
 TABLE: tuple[tuple[str, Quirks], ...] = (
+    *((rf"openai/(?:.*/)?{pattern}", quirks) for pattern, quirks in _OPENAI),
     *((rf"anthropic/(?:.*[./])?claude-{pattern}", quirks) for pattern, quirks in _ANTHROPIC),
     *((rf"gemini/(?:models/)?{pattern}", quirks) for pattern, quirks in _GEMINI),
 )

@@ -64,6 +64,8 @@ class Job:
     bounded: bool = False
     """The limit is below the model's maximum and was not the client's choice: state it upstream."""
     account_tag: str = ""
+    native: bool = False
+    """The provider is the vendor of this protocol itself (api.openai.com), not a compatible one."""
     private_base_url: bool = False
     """The provider's base URL is private: media URLs must not reach it unguarded."""
     media: Mapping[str, Media] = field(default_factory=dict)
