@@ -214,7 +214,8 @@ def _tools(
         # A history with calls needs tools (wire notes 5.5), though none may be called now.
         known = [{"name": n, "input_schema": tool_schema(None)} for n in conversation.called]
         return {"tools": known, "tool_choice": {"type": "none"}}
-    tools = _strict_within_limits([_tool(job, tool) for tool in chat.tools])
+    unique = {tool.name: tool for tool in reversed(chat.tools)}  # a name twice is a 400
+    tools = _strict_within_limits([_tool(job, tool) for tool in reversed(unique.values())])
     choice = _tool_choice(job, chat.tool_choice, thinking, hints)
     if chat.parallel_tool_calls is False and (choice is None or choice["type"] != "none"):
         choice = {**(choice or {"type": "auto"}), "disable_parallel_tool_use": True}
