@@ -10,11 +10,13 @@ What was checked with a raw socket server (tests/integration/test_engines.py) an
 - hyper watches idle connections, so one that the server has closed is not used again; if it finds
   it closed before a byte was written, it takes another one by itself. A server that closes while
   our bytes are on their way costs the call: ``reset``, counted as sent, repeated by nobody;
+- a cancelled call that waits for its head goes on in the library: `lanes` cuts it;
 - a header value that is not UTF-8 makes the library's own ``items()`` raise.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Generator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -40,6 +42,7 @@ from sellapi.upstream.client import (
     timed_out,
     truncated,
 )
+from sellapi.upstream.lanes import Lane, Lanes
 
 __all__ = ["PyreqwestEngine"]
 
@@ -48,21 +51,23 @@ JOIN_MAX = 256 * 1024
 
 
 class PyreqwestEngine:
-    """Satisfies `Engine`; one client, one pool."""
+    """Satisfies `Engine`; one kept client per call in flight (`lanes` says why)."""
 
     def __init__(self, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
-        self._client = _build(options)
+        patience_s = options.connect_timeout_s + 1
+        self._lanes = Lanes(lambda tag: _build(options, tag), patience_s)
+        self._lanes.give_back(self._lanes.take())  # bad options are told here, not by a call
         self._slots = Slots(options)
 
     def open(self, call: Call) -> PyreqwestExchange:
-        return PyreqwestExchange(self._client, call, self._slots)
+        return PyreqwestExchange(self._lanes, call, self._slots)
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._lanes.close()
 
 
-def _build(options: EngineOptions) -> Client:
+def _build(options: EngineOptions, tag: int) -> Client:
     builder = (
         ClientBuilder()
         .follow_redirects(False)
@@ -75,7 +80,8 @@ def _build(options: EngineOptions) -> Client:
         .http1_only()
         .connect_timeout(timedelta(seconds=options.connect_timeout_s))
         .pool_idle_timeout(timedelta(seconds=options.keep_alive_s))
-        .pool_max_idle_per_host(options.max_connections)
+        .pool_max_idle_per_host(1)
+        .tcp_user_timeout(timedelta(milliseconds=tag))
         .user_agent(USER_AGENT)
         .default_headers({"accept-encoding": "identity"})
         .no_proxy()  # the environment's proxies are not ours: the operator names one, or none
@@ -88,11 +94,12 @@ def _build(options: EngineOptions) -> Client:
 
 
 class PyreqwestExchange(Exchange):
-    __slots__ = ("_client", "_ended", "_error", "_reader", "_reply", "_request", "_waiting")
+    __slots__ = ("_ended", "_error", "_lane", "_lanes", "_reader", "_reply", "_request", "_waiting")
 
-    def __init__(self, client: Client, call: Call, slots: Slots) -> None:
+    def __init__(self, lanes: Lanes, call: Call, slots: Slots) -> None:
         super().__init__(call, slots)
-        self._client = client
+        self._lanes = lanes
+        self._lane: Lane | None = None
         self._request: StreamRequest | None = None
         self._reply: Response | None = None
         self._reader: ResponseBodyReader | None = None
@@ -116,14 +123,20 @@ class PyreqwestExchange(Exchange):
 
     async def _send(self) -> str | None:
         call = self._call
+        lane = self._lane = self._lanes.take()
         request = (
-            self._client.post(call.url)
+            lane.client.post(call.url)
             .headers(call.headers)
             .body_bytes(call.body)
             .streamed_read_buffer_limit(0)
             .build_streamed()
         )
-        reply = self._reply = await request.__aenter__()
+        try:
+            reply = self._reply = await request.__aenter__()
+        except asyncio.CancelledError:
+            self._lane = None
+            self._lanes.cut(lane)
+            raise
         self._request = request  # from here on it must be left again
         self._reader = reply.body_reader
         return _text(reply, "content-encoding")
@@ -193,6 +206,9 @@ class PyreqwestExchange(Exchange):
         request, self._request = self._request, None
         if request is not None:
             await request.__aexit__(None, None, None)  # does not suspend
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            self._lanes.give_back(lane)
 
     def _failure(self, error: Exception) -> UpstreamFailure:
         causes = _causes(error)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -64,6 +66,10 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
+
+
+def descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 async def answer(peer: Peer) -> None:
@@ -623,6 +629,82 @@ async def test_cancelling_the_task_closes_upstream_at_once(kind: str, script: An
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.wait_for(server.left.wait(), 0.5)
+
+
+async def test_cancelling_one_of_many_leaves_the_others_alone(kind: str) -> None:
+    """Of several calls that wait for their head only the cancelled ones lose their connection."""
+    answer_now = asyncio.Event()
+    left: list[str] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            body = (await peer.request()).body.decode()
+            watch = asyncio.ensure_future(peer.reader.read(1))
+            ready = asyncio.ensure_future(answer_now.wait())
+            await asyncio.wait([watch, ready], return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+            if watch.done():
+                left.append(body)
+                return
+            watch.cancel()
+            await asyncio.wait([watch])
+            peer.send(whole(body.encode()))
+
+    async with raw_server(script) as server, running(kind) as engine:
+        calls = [Call(server.url, {}, b"%d" % n) for n in range(8)]
+        tasks = [asyncio.create_task(fetch(engine, one)) for one in calls]
+        while len(server.requests) < 8:
+            await asyncio.sleep(0.005)
+        before = descriptors()
+        tasks[2].cancel()
+        tasks[5].cancel()
+        await asyncio.wait([tasks[2], tasks[5]])
+        async with asyncio.timeout(1):
+            while len(left) < 2:
+                await asyncio.sleep(0.002)
+        assert descriptors() <= before
+        answer_now.set()
+        got = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sorted(left) == ["2", "5"]
+        assert [r for r in got if not isinstance(r, BaseException)] == [
+            (200, b"%d" % n) for n in range(8) if n not in (2, 5)
+        ]
+        assert await fetch(engine, calls[2]) == (200, b"2"), "the engine goes on"
+
+
+async def test_a_call_cancelled_before_it_is_connected_is_never_sent(kind: str) -> None:
+    """Cancelled while the connect hangs; when the server wakes up, no request comes."""
+    with socket.socket() as slow:
+        slow.bind(("127.0.0.1", 0))
+        slow.listen(0)
+        port = slow.getsockname()[1]
+        fillers = [socket.socket() for _ in range(2)]
+        for sock in fillers:
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        async with running(kind) as engine:
+            task = asyncio.create_task(fetch(engine, call(f"http://127.0.0.1:{port}")))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            await asyncio.wait([task])
+            await asyncio.sleep(0.05)
+            slow.setblocking(False)
+            accepted = []
+            async with asyncio.timeout(5):
+                while len(accepted) < 2:
+                    with contextlib.suppress(BlockingIOError):
+                        accepted.append(slow.accept()[0])
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            with contextlib.suppress(BlockingIOError):
+                accepted.append(slow.accept()[0])
+            for sock in accepted:
+                sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    assert sock.recv(100) == b""
+                sock.close()
+        for sock in fillers:
+            sock.close()
 
 
 async def test_a_cancellation_is_never_lost_to_a_chunk(kind: str) -> None:
