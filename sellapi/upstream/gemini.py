@@ -183,9 +183,10 @@ class _Choices:
             if signature is not None:
                 choice.extra_content = extra_of(signature)
             choices.append(choice)
+        usage = reader.usage
         return Answer(
-            body=completion(self._job, choices, reader.usage),
-            usage=reader.usage,
+            body=completion(self._job, choices, usage),
+            usage=usage,
             finish_reasons=tuple(choice.finish_reason for choice in choices),
             text=reader.text,
             skipped=reader.skipped,

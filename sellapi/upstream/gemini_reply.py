@@ -109,17 +109,22 @@ class Reader:
     of kinds we do not know; ``blocked`` is set when the prompt was refused.
     """
 
-    __slots__ = ("_ids", "_job", "_signatures", "blocked", "skipped", "states", "text", "usage")
+    __slots__ = ("_ids", "_job", "_meta", "_signatures", "blocked", "skipped", "states", "text")
 
     def __init__(self, job: Job, signatures: SignatureStore) -> None:
         self._job = job
         self._signatures = signatures
         self._ids: set[str] = set()
         self.states: dict[int, _State] = {}
-        self.usage: Usage | None = None
+        self._meta: JsonObject | None = None
         self.text = TextCount()
         self.skipped = 0
         self.blocked = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """Worked out when asked for: every event of a stream brings a new total."""
+        return gemini_usage(self._meta)
 
     @property
     def complete(self) -> bool:
@@ -138,8 +143,8 @@ class Reader:
         if "error" in data:
             raise error_failure(data["error"], None)
         meta = data.get("usageMetadata")
-        if meta is not None:
-            self.usage = gemini_usage(meta) or self.usage
+        if isinstance(meta, dict) and ("totalTokenCount" in meta or "promptTokenCount" in meta):
+            self._meta = meta
         candidates = data.get("candidates")
         if candidates:
             if not isinstance(candidates, list):
