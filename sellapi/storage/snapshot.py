@@ -28,7 +28,8 @@ class Caller:
     models: frozenset[str] | None
     """Slugs the key may use; None for all."""
     ips: tuple[str, ...] | None
-    spend_limit: int | None
+    key_left: int | None
+    """What is left under the key's own limit, as read; None without a limit."""
     account_id: int
     account_version: int
     account_status: str
@@ -40,11 +41,14 @@ class Caller:
 
     @property
     def available(self) -> int:
-        return self.balance - self.held
+        """What a hold may take: the account's and the key's own, whichever is less."""
+        free = self.balance - self.held
+        return free if self.key_left is None else max(0, min(free, self.key_left))
 
 
 _CALLER = """
-SELECT k.id, k.version, k.status, k.expires_at, s.expires_at, k.models, k.ips, k.spend_limit,
+SELECT k.id, k.version, k.status, k.expires_at, s.expires_at, k.models, k.ips,
+    k.spend_limit - k.spent - k.held,
     a.id, a.version, a.status, a.tier, a.balance, a.held, a.owed
 FROM key_secrets s JOIN keys k ON k.id = s.key_id JOIN accounts a ON a.id = k.account_id
 WHERE s.digest = ?
@@ -56,7 +60,7 @@ def read_caller(tx: Tx, digest: bytes) -> Caller | None:
     row = tx.execute(_CALLER, (digest,)).fetchone()
     if row is None:
         return None
-    (key_id, key_version, status, expires_at, secret_expires_at, models, ips, limit, *account) = row
+    (key_id, key_version, status, expires_at, secret_expires_at, models, ips, key_left, *account) = row
     return Caller(
         key_id,
         key_version,
@@ -65,7 +69,7 @@ def read_caller(tx: Tx, digest: bytes) -> Caller | None:
         secret_expires_at,
         None if models is None else frozenset(json.loads(models)),
         None if ips is None else tuple(json.loads(ips)),
-        limit,
+        key_left,
         *account,
     )
 

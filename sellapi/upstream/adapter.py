@@ -85,26 +85,6 @@ class Outbound:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer, ready for the client.
-
-    ``usage`` is None when the provider sent none; ``text`` then says how much was received, so that
-    the gateway can count for itself. ``image_urls`` are places in ``body`` (an images answer) that
-    hold a URL and must be fetched through the guard and inlined as b64_json.
-    """
-
-    body: bytes
-    usage: Usage | None
-    finish_reasons: tuple[str, ...] = ()
-    text: TextCount = field(default_factory=lambda: TextCount())
-    images: int = 0
-    """Images delivered (k of n)."""
-    image_urls: tuple[str, ...] = ()
-    skipped: int = 0
-    """Parts of the provider's answer that were not understood and left out."""
-
-
 class TextCount:
     """How much text came back, for the estimate of money.md: ASCII / 4 + other bytes / 2, up."""
 
@@ -127,6 +107,26 @@ class TextCount:
     def tokens(self) -> int:
         """Estimated tokens, rounded up."""
         return -(-(self.ascii + 2 * self.other) // 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, ready for the client.
+
+    ``usage`` is None when the provider sent none; ``text`` then says how much was received, so that
+    the gateway can count for itself. ``image_urls`` are places in ``body`` (an images answer) that
+    hold a URL and must be fetched through the guard and inlined as b64_json.
+    """
+
+    body: bytes
+    usage: Usage | None
+    finish_reasons: tuple[str, ...] = ()
+    text: TextCount = field(default_factory=TextCount)
+    images: int = 0
+    """Images delivered (k of n)."""
+    image_urls: tuple[str, ...] = ()
+    skipped: int = 0
+    """Parts of the provider's answer that were not understood and left out."""
 
 
 class UpstreamFailure(Exception):
@@ -164,7 +164,7 @@ class UpstreamFailure(Exception):
 
 
 class StreamDecoder(Protocol):
-    """Turns a provider's bytes, cut anywhere, into bytes for the client, chunk grammar of OpenAI.
+    r"""Turns a provider's bytes, cut anywhere, into bytes for the client, chunk grammar of OpenAI.
 
     ``feed`` returns complete ``data: …\\n\\n`` events ready to send (b"" when nothing is complete
     yet), never a usage chunk and never ``[DONE]``: those are the gateway's, after the settlement.
@@ -172,14 +172,33 @@ class StreamDecoder(Protocol):
     before it in the same bytes is then in ``pending`` and still to be forwarded.
     """
 
-    usage: Usage | None
-    finish_reasons: dict[int, str]
-    """finish_reason by choice index, as far as forwarded."""
-    done: bool
-    """The provider said that its stream is complete (``[DONE]``, ``message_stop``, …)."""
-    text: TextCount
-    pending: bytes
-    skipped: int
+    @property
+    def usage(self) -> Usage | None:
+        """The provider's usage as far as it was reported."""
+        ...
+
+    @property
+    def finish_reasons(self) -> Mapping[int, str]:
+        """finish_reason by choice index, as far as forwarded."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """The provider said that its stream is complete (``[DONE]``, ``message_stop``, …)."""
+        ...
+
+    @property
+    def text(self) -> TextCount:
+        """How much text was forwarded."""
+        ...
+
+    @property
+    def pending(self) -> bytes:
+        """What is still to be forwarded when `feed` or `end` has raised."""
+        ...
+
+    @property
+    def skipped(self) -> int: ...
 
     def feed(self, data: bytes) -> bytes:
         """Bytes to forward for these bytes received; raises `UpstreamFailure`."""

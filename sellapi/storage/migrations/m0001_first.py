@@ -95,6 +95,7 @@ CREATE TABLE accounts (
     balance INTEGER NOT NULL DEFAULT 0 CHECK (balance >= 0),
     held INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),
     owed INTEGER NOT NULL DEFAULT 0 CHECK (owed >= 0),
+    stop_running INTEGER NOT NULL DEFAULT 0 CHECK (stop_running IN (0, 1)),
     version INTEGER NOT NULL DEFAULT 1,
     created_at INTEGER NOT NULL,
     CHECK (held <= balance)
@@ -150,6 +151,8 @@ CREATE INDEX entries_account ON entries (account_id, id);
 CREATE UNIQUE INDEX entries_request ON entries (request_id, kind) WHERE request_id IS NOT NULL;
 CREATE UNIQUE INDEX entries_reference ON entries (reference) WHERE reference IS NOT NULL;
 CREATE UNIQUE INDEX entries_refund_once ON entries (of_entry) WHERE of_entry IS NOT NULL;
+CREATE INDEX entries_sales ON entries (account_id, kind, cash_micro_usd)
+    WHERE kind IN ('sale', 'sale_refund');
 CREATE INDEX entries_acts ON entries (created_ms) WHERE kind <> 'charge';
 
 CREATE TABLE requests (
@@ -236,6 +239,11 @@ CREATE TABLE instances (
     status_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE retention (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    pruned_before_ms INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms INTEGER NOT NULL,
@@ -264,7 +272,7 @@ CREATE TRIGGER {table}_{act}_bumps AFTER {act} ON {table}
 BEGIN UPDATE catalog_state SET version = version + 1; END;
 """
 _BUMP_CALLERS = """
-CREATE TRIGGER accounts_bump AFTER UPDATE OF tier, status ON accounts
+CREATE TRIGGER accounts_bump AFTER UPDATE OF tier, status, stop_running ON accounts
 BEGIN UPDATE accounts SET version = version + 1 WHERE id = new.id; END;
 CREATE TRIGGER keys_bump AFTER UPDATE OF status, expires_at, models, ips, spend_limit ON keys
 BEGIN UPDATE keys SET version = version + 1 WHERE id = new.id; END;
@@ -310,3 +318,4 @@ def apply(connection: Any) -> None:
         for statement in _statements(script):
             connection.execute(statement)
     connection.execute("INSERT INTO catalog_state (id, version) VALUES (1, 1)")
+    connection.execute("INSERT INTO retention (id, pruned_before_ms) VALUES (1, 0)")

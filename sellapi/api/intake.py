@@ -1,0 +1,142 @@
+"""What comes in: who asks, from where, and the body, within bounds of size, time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from typing import Any
+
+from sanic import Request
+
+from sellapi.errors import InvalidRequest, Overloaded, PayloadTooLarge, UnsupportedMedia
+from sellapi.gateway.pipeline import Ask
+from sellapi.gateway.shop import Shop
+
+__all__ = ["Budget", "address_of", "read_ask"]
+
+BODY_DEADLINE_S = 120.0
+"""A body must be complete after this long, however it trickles in."""
+AUTH_FIRST_BYTES = 262_144
+"""A body larger than this is only read for a caller whose key is good."""
+DISCARD_BYTES = 160_000_000
+DISCARD_S = 20.0
+
+
+class Budget:
+    """Bytes of request bodies in memory, over all requests."""
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+
+    def take(self, size: int) -> None:
+        """Raises `Overloaded` when memory for bodies is used up."""
+        if size > self._left:
+            raise Overloaded("Too many large requests at once; try again shortly.", retry_after=2)
+        self._left -= size
+
+    def give(self, size: int) -> None:
+        self._left += size
+
+
+def address_of(request: Request) -> str:
+    """The client's address; behind a trusted proxy the one it forwarded."""
+    peer = str(request.ip)
+    trusted: tuple[str, ...] = request.app.ctx.trusted_proxies
+    if not trusted or not _within(peer, trusted):
+        return peer
+    forwarded = request.headers.get("x-forwarded-for", "")
+    for hop in reversed([h.strip() for h in forwarded.split(",") if h.strip()]):
+        if not _within(hop, trusted):
+            return str(hop)
+    return peer
+
+
+def _within(address: str, networks: tuple[str, ...]) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+        return any(ip in ipaddress.ip_network(n, strict=False) for n in networks)
+    except ValueError:
+        return False
+
+
+async def read_ask(request: Request, mode: str) -> tuple[Ask, int]:
+    """A POST and how many bytes of the budget it takes (give them back when it is answered)."""
+    content_type = request.headers.get("content-type", "application/json")
+    if "json" not in content_type.lower():
+        raise UnsupportedMedia("Send the body as JSON with 'Content-Type: application/json'.")
+    authorization = request.headers.get("authorization")
+    address = address_of(request)
+    budget: Budget = request.app.ctx.budget
+    declared = _declared(request)
+    limit: int = request.app.ctx.max_body_bytes
+    if declared is not None and declared > limit:
+        await _discard(request, limit)
+    if declared is None or declared > AUTH_FIRST_BYTES:
+        shop: Shop = request.app.ctx.gateway.shop
+        await shop.authenticate(authorization, address)
+    taken = declared or limit
+    budget.take(taken)
+    try:
+        body = await _read(request, limit)
+    except BaseException:
+        budget.give(taken)
+        raise
+    budget.give(taken - len(body))
+    ask = Ask(
+        mode=mode,
+        body=body,
+        authorization=authorization,
+        address=address,
+        request_id=request.ctx.request_id,
+        retry_of=_retry_count(request),
+    )
+    return ask, len(body)
+
+
+def _declared(request: Request) -> int | None:
+    """Content-Length, 0 without a body, None when it comes in chunks of unknown length."""
+    length = request.headers.get("content-length")
+    if length is not None and length.isdecimal():
+        return int(length)
+    return None if "transfer-encoding" in request.headers else 0
+
+
+def _retry_count(request: Request) -> int | None:
+    count = request.headers.get("x-stainless-retry-count", "")
+    return int(count) if count.isdecimal() and len(count) < 4 and count != "0" else None
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    stream: Any = request.stream
+    if stream is None or not stream.request_body:
+        return b""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            while stream.request_body:
+                chunk = await stream.read()
+                if chunk:
+                    parts.append(chunk)
+                    size += len(chunk)
+                    if size > limit:
+                        await _discard(request, limit)
+    except TimeoutError:
+        raise InvalidRequest("The body did not arrive in time: send it faster.") from None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _discard(request: Request, limit: int) -> None:
+    """Read a body that is too large to its end, keeping nothing, and refuse it.
+
+    A client that is still sending when the connection is closed sees a reset instead of the 413.
+    """
+    size = 0
+    stream: Any = request.stream
+    try:
+        async with asyncio.timeout(DISCARD_S):
+            while stream is not None and stream.request_body and size < DISCARD_BYTES:
+                size += len(await stream.read() or b"")
+    except TimeoutError:
+        pass
+    raise PayloadTooLarge(f"The body is too large: at most {limit // 1_000_000} MB are taken.")

@@ -1,0 +1,191 @@
+"""Answers on the wire: JSON or server-sent events, plus the headers every answer carries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import orjson
+from sanic import HTTPResponse, Request
+
+from sellapi.errors import ApiError
+
+__all__ = ["EXPOSED", "Pinger", "Wire", "error_response", "json_response"]
+
+log = logging.getLogger(__name__)
+
+PING_AFTER_S = 15.0
+"""Seconds of silence in a stream after which ``: ping`` is sent."""
+HEAD_AFTER_S = 30.0
+"""Seconds without a first event after which the 200 is sent all the same."""
+_PING = b": ping\n\n"
+
+EXPOSED = ", ".join(  # noqa: FLY002 - one name a line
+    (
+        "x-request-id",
+        "x-sellapi-credits-charged",
+        "x-sellapi-credits-balance",
+        "x-sellapi-credits-held",
+        "x-sellapi-max-tokens",
+        "x-sellapi-route",
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+        "retry-after",
+        "x-should-retry",
+    )
+)
+
+
+def dumps(value: Any) -> bytes:
+    return orjson.dumps(value)
+
+
+def base_headers(request: Request) -> dict[str, str]:
+    """``x-request-id`` and, for a page of an allowed origin, CORS."""
+    headers = {"x-request-id": request.ctx.request_id}
+    origin = request.headers.get("origin")
+    if origin is not None:
+        headers.update(cors_headers(request, origin))
+    return headers
+
+
+def cors_headers(request: Request, origin: str) -> dict[str, str]:
+    """``*`` on public GETs, `SELLAPI_CORS_ORIGINS` for the rest; nothing for other origins."""
+    allowed: tuple[str, ...] = request.app.ctx.cors_origins
+    asked = request.headers.get("access-control-request-method", request.method)
+    public = asked in ("GET", "HEAD") and request.path.startswith(
+        ("/v1/models", "/health", "/ready")
+    )
+    if "*" in allowed or public:
+        return {"access-control-allow-origin": "*", "access-control-expose-headers": EXPOSED}
+    if origin in allowed:
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": EXPOSED,
+            "vary": "Origin",
+        }
+    return {"vary": "Origin"}
+
+
+def json_response(
+    request: Request, value: Any, headers: dict[str, str] | None = None, status: int = 200
+) -> HTTPResponse:
+    """A JSON answer with the common headers."""
+    return HTTPResponse(
+        dumps(value),
+        status=status,
+        headers=base_headers(request) | (headers or {}),
+        content_type="application/json",
+    )
+
+
+def error_response(request: Request, error: ApiError) -> HTTPResponse:
+    return json_response(request, error.body(), error.headers, error.status)
+
+
+class Wire:
+    """A `Sink`: hands one answer to the socket and remembers how far it came."""
+
+    def __init__(self, request: Request, pinger: Pinger) -> None:
+        self._request = request
+        self._pinger = pinger
+        self._response: Any = None
+        self._headers: dict[str, str] = {}
+        self._starting: asyncio.Lock | None = None
+        self.started = False
+        self.since = self.last = 0.0
+
+    def prepare(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+        self._starting = asyncio.Lock()
+        self.since = self.last = time.monotonic()
+        self._pinger.watch(self)
+
+    async def send(self, data: bytes) -> None:
+        if not self.started:
+            await self._start()
+        self.last = time.monotonic()
+        assert self._response is not None
+        await self._response.send(data)
+
+    async def finish(self, data: bytes) -> None:
+        self._pinger.leave(self)
+        if not self.started:
+            await self._start()
+        assert self._response is not None
+        await self._response.send(data)
+        await self._response.eof()
+
+    async def answer(self, body: bytes, headers: dict[str, str]) -> None:
+        response = HTTPResponse(
+            body,
+            headers=base_headers(self._request) | headers,
+            content_type="application/json",
+        )
+        self.started = True
+        await self._request.respond(response)
+        await response.send(end_stream=True)
+
+    async def fail(self, error: ApiError) -> None:
+        """An error after the 200 has left: an event, then the connection closes."""
+        from sellapi.wire import sse
+
+        await self.finish(sse.error(error.body()))
+
+    def close(self) -> None:
+        self._pinger.leave(self)
+
+    async def _start(self) -> None:
+        assert self._starting is not None
+        async with self._starting:
+            if self.started:
+                return
+            self._response = await self._request.respond(
+                headers=base_headers(self._request)
+                | self._headers
+                | {"cache-control": "no-cache", "x-accel-buffering": "no"},
+                content_type="text/event-stream; charset=utf-8",
+            )
+            self.started = True
+
+    async def ping(self) -> None:
+        await self.send(_PING)
+
+
+class Pinger:
+    """One task for all streams: keeps silent ones alive and sends heads that are overdue."""
+
+    def __init__(self) -> None:
+        self._wires: set[Wire] = set()
+        self._pings: set[asyncio.Task[None]] = set()
+
+    def watch(self, wire: Wire) -> None:
+        self._wires.add(wire)
+
+    def leave(self, wire: Wire) -> None:
+        self._wires.discard(wire)
+
+    async def run(self, tick_s: float = 1.0) -> None:
+        while True:
+            await asyncio.sleep(tick_s)
+            now = time.monotonic()
+            for wire in list(self._wires):
+                due = wire.last + PING_AFTER_S if wire.started else wire.since + HEAD_AFTER_S
+                if now >= due:
+                    wire.last = now
+                    task = asyncio.ensure_future(_quietly(wire))
+                    self._pings.add(task)
+                    task.add_done_callback(self._pings.discard)
+
+
+async def _quietly(wire: Wire) -> None:
+    try:
+        await wire.ping()
+    except Exception as error:  # the request's own task notices that its client is gone
+        log.debug("ping failed: %s", error)

@@ -1,0 +1,356 @@
+"""Forwarding: a held request goes to its routes until one answers, and the answer to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import orjson
+
+from sellapi.domain.catalog import Route
+from sellapi.domain.credits import format_credits
+from sellapi.domain.usage import Usage
+from sellapi.errors import ApiError, Overloaded, UpstreamFailed
+from sellapi.gateway.hold import Attempt, Hold, Receipt
+from sellapi.gateway.router import Router
+from sellapi.gateway.stats import Stats
+from sellapi.upstream import guard
+from sellapi.upstream.adapter import Answer, Job, Media, Outbound, StreamDecoder, UpstreamFailure
+from sellapi.upstream.client import Call, Reply
+from sellapi.upstream.registry import Link, Registry
+from sellapi.wire import sse
+
+__all__ = ["Forwarder", "Sink", "openai_usage"]
+
+T = TypeVar("T")
+
+ANSWER_MAX_BYTES = 256 * 1024 * 1024
+ERROR_MAX_BYTES = 256 * 1024
+DRAIN_S = 5.0
+"""How long a finished stream is read on for its usage after the client has left."""
+MEDIA_MAX = 32
+MEDIA_MAX_BYTES = 20 * 1024 * 1024
+MEDIA_TIMEOUT_S = 15.0
+
+
+class Sink(Protocol):
+    """Where an answer goes. Awaiting a send that fails or is cancelled ends the request."""
+
+    @property
+    def started(self) -> bool:
+        """Whether the stream's 200 has left."""
+        ...
+
+    def prepare(self, headers: dict[str, str]) -> None:
+        """A stream was admitted: its 200 leaves with the first event, or after 30 s of waiting."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Hand over events of a stream."""
+        ...
+
+    async def finish(self, data: bytes) -> None:
+        """Hand over the last events of a stream and end it."""
+        ...
+
+    async def answer(self, body: bytes, headers: dict[str, str]) -> None:
+        """Hand over a whole unstreamed answer."""
+        ...
+
+
+class Forwarder:
+    """Carries held requests to providers; one for the process."""
+
+    def __init__(
+        self, registry: Registry, router: Router, stats: Stats, *, stream_idle_s: float
+    ) -> None:
+        self._registry = registry
+        self._router = router
+        self._stats = stats
+        self._stream_idle_s = stream_idle_s
+
+    async def complete(self, hold: Hold, sink: Sink, headers: dict[str, str]) -> None:
+        """One whole answer: forward, settle, hand over."""
+        answer = await self._try_routes(hold, lambda attempt: self._whole(hold, attempt))
+        usage = answer.usage or hold.estimate_usage(answer.text, answer.images)
+        receipt = hold.settle(usage, finish=_worst(answer.finish_reasons))
+        await receipt.committed()
+        headers["x-sellapi-route"] = hold.attempts[-1].name
+        headers["x-sellapi-credits-charged"] = format_credits(receipt.charge)
+        headers["x-sellapi-credits-balance"] = format_credits(receipt.balance or 0)
+        await sink.answer(answer.body, headers)
+        hold.delivered()
+
+    async def stream(self, hold: Hold, sink: Sink, headers: dict[str, str]) -> None:
+        """A streamed answer: forward each event as it comes, settle, then end the stream."""
+        assert hold.held is not None
+        held = format_credits(hold.priced.hold)
+        headers["x-sellapi-credits-charged"] = headers["x-sellapi-credits-held"] = held
+        headers["x-sellapi-credits-balance"] = format_credits(hold.held.balance - hold.held.held)
+        sink.prepare(headers)
+        try:
+            decoder = await self._try_routes(
+                hold, lambda attempt: self._events(hold, attempt, sink, headers)
+            )
+        except UpstreamFailure as failure:
+            if not sink.started:
+                raise
+            hold.end(failure)
+            await sink.finish(sse.error(failure.error.body()))
+            hold.delivered()
+            return
+        usage = decoder.usage or hold.estimate_usage(decoder.text)
+        receipt = hold.settle(usage, finish=_worst(tuple(decoder.finish_reasons.values())))
+        await receipt.committed()
+        await sink.finish(_last_events(hold, decoder, usage, receipt))
+        hold.delivered()
+
+    # -- routes ------------------------------------------------------------------------------------
+
+    async def _try_routes(self, hold: Hold, call: Callable[[Attempt], Awaitable[T]]) -> T:
+        """The result of the first route that answers; raises the last route's `UpstreamFailure`."""
+        routes = self._router.order(hold.model)
+        if not routes:
+            raise UpstreamFailure(
+                UpstreamFailed("No provider for this model can be reached right now."),
+                reason="no_route",
+                sent=False,
+            )
+        for left, route in enumerate(routes, start=1 - len(routes)):
+            attempt = hold.attempt(route)
+            health = self._router.health(route)
+            health.in_flight += 1
+            try:
+                result = await call(attempt)
+            except UpstreamFailure as failure:
+                attempt.sent = attempt.sent and failure.sent
+                attempt.ended(failure.reason, failure.status)
+                self._router.failed(route, failure)
+                if left == 0 or hold.forwarded or not _may_try_next(route, failure):
+                    raise
+                hold.decoder = None
+            except ApiError as refusal:  # the adapter cannot say this to that provider
+                attempt.ended("refused", refusal.status)
+                if left == 0:
+                    raise
+            except BaseException:
+                attempt.ended("cancelled")
+                raise
+            else:
+                attempt.ended("ok", 200)
+                self._router.succeeded(route, hold.first_byte_ms or attempt.took_ms)
+                return result
+            finally:
+                health.in_flight -= 1
+        raise AssertionError("the last route either answered or raised")
+
+    # -- one attempt -------------------------------------------------------------------------------
+
+    async def _prepare(self, hold: Hold, attempt: Attempt) -> tuple[Link, Job, Outbound]:
+        """The request as this route's provider understands it; raises `InvalidRequest`."""
+        link = self._registry.link(attempt.route.provider)
+        job = _job(hold, attempt.route, link)
+        urls = link.adapter.media_urls(job)
+        if urls:
+            job.media = await _fetch_media(urls)
+        return link, job, link.adapter.encode(job)
+
+    def _call(self, link: Link, attempt: Attempt, outbound: Outbound) -> Call:
+        first_byte = attempt.route.timeout_s or link.provider.timeout_s
+        idle = min(first_byte, self._stream_idle_s) if outbound.stream else first_byte
+        attempt.sent = True  # until the engine proves otherwise
+        return link.call(outbound, first_byte, idle)
+
+    async def _whole(self, hold: Hold, attempt: Attempt) -> Answer:
+        link, job, outbound = await self._prepare(hold, attempt)
+        if outbound.stream:
+            decoder = await self._read_events(hold, attempt, link, job, outbound, _discard)
+            answer = decoder.answer()
+        elif outbound.repeat == 1:
+            call = self._call(link, attempt, outbound)
+            answer = link.adapter.decode(job, [await self._body(link, call)])
+        else:
+            answer = link.adapter.decode(job, await self._bodies(link, attempt, outbound))
+        hold.note_first_byte()
+        self._stats.skipped += answer.skipped
+        return await _inline_images(answer) if answer.image_urls else answer
+
+    async def _body(self, link: Link, call: Call) -> bytes:
+        async with link.engine.open(call) as reply:
+            await _check(link, reply)
+            return await reply.read(ANSWER_MAX_BYTES)
+
+    async def _bodies(self, link: Link, attempt: Attempt, outbound: Outbound) -> list[bytes]:
+        """Several calls side by side; those that came are the answer, if any did."""
+        call = self._call(link, attempt, outbound)
+        results = await asyncio.gather(
+            *(self._body(link, call) for _ in range(outbound.repeat)), return_exceptions=True
+        )
+        bodies = [r for r in results if isinstance(r, bytes)]
+        if not bodies:
+            raise next(r for r in results if isinstance(r, BaseException))
+        return bodies
+
+    async def _events(
+        self, hold: Hold, attempt: Attempt, sink: Sink, headers: dict[str, str]
+    ) -> StreamDecoder:
+        link, job, outbound = await self._prepare(hold, attempt)
+        headers["x-sellapi-route"] = attempt.name
+
+        async def forward(data: bytes) -> None:
+            hold.forwarded = True
+            hold.note_first_byte()
+            await sink.send(data)
+
+        return await self._read_events(hold, attempt, link, job, outbound, forward)
+
+    async def _read_events(
+        self,
+        hold: Hold,
+        attempt: Attempt,
+        link: Link,
+        job: Job,
+        outbound: Outbound,
+        forward: Callable[[bytes], Awaitable[None]],
+    ) -> StreamDecoder:
+        """Read a provider's stream to its end, handing on what is complete."""
+        async with link.engine.open(self._call(link, attempt, outbound)) as reply:
+            await _check(link, reply)
+            decoder = hold.decoder = link.adapter.decoder(job)
+            try:
+                while not decoder.done and (data := await reply.chunk()) is not None:
+                    if out := decoder.feed(data):
+                        await forward(out)
+                if out := decoder.end():
+                    await forward(out)
+            except UpstreamFailure:
+                if decoder.pending:
+                    await forward(decoder.pending)
+                raise
+            except asyncio.CancelledError:
+                await _drain(reply, decoder, hold)
+                raise
+            finally:
+                self._stats.skipped += decoder.skipped
+        return decoder
+
+
+def _may_try_next(route: Route, failure: UpstreamFailure) -> bool:
+    """After a timeout the first route may still be billed: only where the route allows it."""
+    if failure.timed_out:
+        return route.retry_on_timeout
+    return failure.retryable or failure.key_refused
+
+
+async def _check(link: Link, reply: Reply) -> None:
+    """Raise the failure a reply that is no success stands for."""
+    if not 200 <= reply.status < 300:
+        body = await reply.read(ERROR_MAX_BYTES)
+        raise link.adapter.failure(reply.status, reply.headers, body)
+
+
+async def _discard(data: bytes) -> None:
+    """The client wants the whole answer: the decoder keeps what it needs."""
+
+
+async def _drain(reply: Reply, decoder: StreamDecoder, hold: Hold) -> None:
+    """The client left. When the answer was already complete, read on for its real usage."""
+    if len(decoder.finish_reasons) < hold.asked.demand.n or not hold.forwarded:
+        return
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while not decoder.done and (data := await reply.chunk()) is not None:
+                decoder.feed(data)
+            decoder.end()
+    except (TimeoutError, UpstreamFailure):
+        pass  # what is known by then counts
+
+
+# -- the job ---------------------------------------------------------------------------------------
+
+
+def _job(hold: Hold, route: Route, link: Link) -> Job:
+    asked = hold.asked
+    return Job(
+        mode=hold.model.mode,
+        fields=hold.fields,
+        slug=hold.model.slug,
+        upstream_id=route.upstream_id,
+        quirks=route.quirks,
+        request_id=hold.request_id,
+        created=hold.created_ms // 1000,
+        stream=asked.stream,
+        include_usage=asked.include_usage,
+        n=asked.demand.images or asked.demand.n,
+        output_limit=hold.priced.output_limit,
+        client_stated_limit=asked.demand.stated_output is not None,
+        bounded=hold.priced.bounded,
+        account_tag=_account_tag(hold.caller.account_id),
+        private_base_url=link.private,
+        native=link.native,
+    )
+
+
+def _account_tag(account_id: int) -> str:
+    """What stands in for a customer upstream: stable, and says nothing about who it is."""
+    return hashlib.sha256(f"sellapi account {account_id}".encode()).hexdigest()[:24]
+
+
+async def _fetch_media(urls: tuple[str, ...]) -> dict[str, Media]:
+    if len(urls) > MEDIA_MAX:
+        raise Overloaded(f"At most {MEDIA_MAX} files are fetched for one request.")
+    media = await asyncio.gather(
+        *(guard.fetch(u, max_bytes=MEDIA_MAX_BYTES, timeout_s=MEDIA_TIMEOUT_S) for u in urls)
+    )
+    return dict(zip(urls, media, strict=True))
+
+
+async def _inline_images(answer: Answer) -> Answer:
+    """An images answer whose provider sent URLs, with the images fetched and put in their place."""
+    import base64
+    from dataclasses import replace
+
+    media = await _fetch_media(answer.image_urls)
+    body = orjson.loads(answer.body)
+    for item in body["data"]:
+        url = item.pop("url", None)
+        if url in media:
+            item["b64_json"] = base64.b64encode(media[url].data).decode()
+    return replace(answer, body=orjson.dumps(body), image_urls=())
+
+
+# -- the end of an answer --------------------------------------------------------------------------
+
+
+def _worst(reasons: tuple[str, ...]) -> str | None:
+    """The finish reason a receipt names: ``length`` when any choice was cut."""
+    if "length" in reasons:
+        return "length"
+    return reasons[0] if reasons else None
+
+
+def _last_events(hold: Hold, decoder: StreamDecoder, usage: Usage, receipt: Receipt) -> bytes:
+    told = receipt.to_json()
+    if hold.asked.include_usage:
+        last = decoder.usage_chunk(openai_usage(usage), {"sellapi": told})
+    else:
+        last = sse.comment("sellapi " + orjson.dumps(told).decode())
+    return last + sse.DONE
+
+
+def openai_usage(usage: Usage) -> dict[str, Any]:
+    """Disjoint buckets as OpenAI's usage object (wire notes 1.6)."""
+    prompt, completion = usage.total_input, usage.total_output
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write + usage.cache_write_1h,
+            "audio_tokens": usage.audio_input,
+        },
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }

@@ -1,0 +1,361 @@
+"""A request's hold, and the one place that decides how it ends.
+
+`Hold` is an async context manager. However its block is left, an answer, an exception, a cancelled
+task, a client that hung up, leaving it settles or voids exactly once. The ledger operation is
+enqueued by a plain call, so a second cancellation cannot lose it; awaiting its future only serves to
+fill headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import orjson
+
+from sellapi.domain.catalog import Catalog, Model, Route
+from sellapi.domain.credits import format_credits
+from sellapi.domain.holds import Priced
+from sellapi.domain.pricing import charge
+from sellapi.domain.usage import Usage
+from sellapi.errors import ApiError
+from sellapi.gateway.demand import Asked
+from sellapi.gateway.stats import Stats
+from sellapi.storage import ledger
+from sellapi.storage.ledger import Delivery, Held, HoldRequest, Settled, Settlement
+from sellapi.storage.snapshot import Caller
+from sellapi.storage.writer import Writer
+from sellapi.upstream.adapter import StreamDecoder, TextCount, UpstreamFailure
+
+__all__ = ["Attempt", "Hold", "Receipt", "new_request_id"]
+
+SETTLE_WAIT_S = 10.0
+"""How long an answer waits for its settlement's commit before it goes out all the same."""
+
+
+def new_request_id() -> str:
+    """``req_`` and 32 hex digits, the first twelve of them the time, so that ids sort by age."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one route, as the receipt lists it."""
+
+    route: Route
+    started: float
+    sent: bool = False
+    outcome: str = "running"
+    status: int | None = None
+    took_ms: int = 0
+
+    @property
+    def billable(self) -> bool:
+        """Whether the provider may bill for it although it came to nothing: sent, not refused."""
+        return self.sent and (self.status is None or self.status < 300)
+
+    def ended(self, outcome: str, status: int | None = None) -> None:
+        self.outcome = outcome
+        self.status = status
+        self.took_ms = int((time.monotonic() - self.started) * 1000)
+
+    @property
+    def name(self) -> str:
+        return f"{self.route.provider.name}:{self.route.upstream_id}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "route": self.name,
+            "outcome": self.outcome,
+            "status": self.status,
+            "sent": self.sent,
+            "ms": self.took_ms,
+        }
+
+
+@dataclass(slots=True)
+class Hold:
+    """The life of one admitted request, from its hold to its end."""
+
+    request_id: str
+    caller: Caller
+    catalog: Catalog
+    model: Model
+    fields: dict[str, msgspec.Raw]
+    asked: Asked
+    priced: Priced
+    writer: Writer
+    stats: Stats
+    instance_id: str
+    retry_of: int | None = None
+    started: float = field(default_factory=time.monotonic)
+    created_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    held: Held | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    decoder: StreamDecoder | None = None
+    """Set while a stream is read: what came so far, should the stream end early."""
+    forwarded: bool = False
+    """Whether anything of the answer was handed to the client."""
+    first_byte_ms: int | None = None
+    task: asyncio.Task[Any] | None = None
+    suspended: bool = False
+    _resolved: bool = False
+    _delivered: bool = False
+    _settled: bool = False
+
+    # -- place -------------------------------------------------------------------------------------
+
+    async def place(self) -> Held | ledger.Stale | ledger.Short:
+        """Put the hold into the ledger; the block is left at once unless it is `Held`."""
+        request = HoldRequest(
+            request_id=self.request_id,
+            amount=self.priced.hold,
+            account_id=self.caller.account_id,
+            account_version=self.caller.account_version,
+            key_id=self.caller.key_id,
+            key_version=self.caller.key_version,
+            catalog_version=self.catalog.version,
+            instance_id=self.instance_id,
+            model=self.model.slug,
+            mode=self.model.mode,
+            price_id=self.model.price_id,
+            streamed=self.asked.stream,
+            bounded=self.priced.bounded,
+            created_ms=self.created_ms,
+            retry_of=self.retry_of,
+            image_size=self.asked.demand.size if self.asked.demand.images else None,
+            image_quality=self.asked.demand.quality if self.asked.demand.images else None,
+        )
+        try:
+            result = await self.writer.submit(lambda tx: ledger.hold(tx, request))
+        except BaseException as error:
+            self.end(error)  # it may still be written: the void is enqueued behind it
+            raise
+        if isinstance(result, Held):
+            self.held = result
+        else:
+            self._resolved = True  # nothing was written
+        return result
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._resolved:
+            self.end(error)
+        if self._settled:
+            delivery = Delivery.DELIVERED if self._delivered else Delivery.UNDELIVERED
+            request_id = self.request_id
+            self.writer.post(lambda tx: ledger.mark_delivery(tx, request_id, delivery))
+
+    # -- attempts ----------------------------------------------------------------------------------
+
+    def attempt(self, route: Route) -> Attempt:
+        """A new try begins."""
+        attempt = Attempt(route, time.monotonic())
+        self.attempts.append(attempt)
+        return attempt
+
+    @property
+    def sent(self) -> bool:
+        """Whether any provider may have received the request."""
+        return any(a.sent for a in self.attempts)
+
+    def note_first_byte(self) -> None:
+        if self.first_byte_ms is None:
+            self.first_byte_ms = int((time.monotonic() - self.started) * 1000)
+
+    # -- ends --------------------------------------------------------------------------------------
+
+    def charge_for(self, usage: Usage) -> int:
+        """Microcredits for a usage at the prices of the moment of the hold."""
+        demand = self.asked.demand
+        return charge(self.model.prices, usage, size=demand.size, quality=demand.quality)
+
+    def settle(self, usage: Usage, *, finish: str | None, error: str | None = None) -> Receipt:
+        """Charge for a usage: enqueued now, once; the receipt can be awaited for the figures."""
+        assert not self._resolved, "a request is resolved once"
+        self._resolved = self._settled = True
+        amount = self.charge_for(usage)
+        last = self.attempts[-1]
+        bounded = self.priced.bounded and finish == "length"
+        cost = 0 if last.route.cost is None else charge(last.route.cost, usage)
+        settlement = Settlement(
+            request_id=self.request_id,
+            charge=amount,
+            usage=orjson.dumps(usage.buckets() | {"reasoning": usage.reasoning}).decode(),
+            usage_raw=usage.raw.decode("utf-8", "replace") if usage.raw else None,
+            input_tokens=usage.total_input,
+            output_tokens=usage.total_output,
+            images=usage.images,
+            estimated=usage.estimated,
+            bounded=bounded,
+            provider=last.route.provider.name,
+            upstream_id=last.route.upstream_id,
+            finished_ms=time.time_ns() // 1_000_000,
+            first_byte_ms=self.first_byte_ms,
+            attempts=self._attempts_json(),
+            cost=cost,
+            loss=self._loss(self.attempts[:-1]),
+            error=error,
+            finish_reason=finish,
+        )
+        future = self.writer.submit(lambda tx: ledger.settle(tx, settlement), must=True)
+        self._count(usage.total_input + usage.total_output, amount, cost, error=error is not None)
+        return Receipt(self, future, amount, usage.estimated, bounded)
+
+    def void(self, status: int, error: str) -> None:
+        """Give the hold back: enqueued now, once."""
+        assert not self._resolved, "a request is resolved once"
+        self._resolved = True
+        last = self.attempts[-1] if self.attempts else None
+        request_id, attempts, loss = (
+            self.request_id,
+            self._attempts_json(),
+            self._loss(self.attempts),
+        )
+        now_ms = time.time_ns() // 1_000_000
+        self.writer.submit(
+            lambda tx: ledger.void(
+                tx,
+                request_id,
+                now_ms=now_ms,
+                http_status=status,
+                error=error,
+                attempts=attempts,
+                provider=last.route.provider.name if last else None,
+                upstream_id=last.route.upstream_id if last else None,
+                loss=loss,
+            ),
+            must=True,
+        )
+        self._count(0, 0, 0, error=True)
+
+    def delivered(self) -> None:
+        """The last byte was handed to the socket."""
+        self._delivered = True
+
+    @property
+    def voided_after_send(self) -> bool:
+        """It came to nothing although a provider may bill for it."""
+        return self._resolved and not self._settled and any(a.billable for a in self.attempts)
+
+    def end(self, error: BaseException | None) -> None:
+        """Every way out that was not decided before: an error answered, or a client that left."""
+        left = not isinstance(error, Exception)  # CancelledError, GeneratorExit, shutdown
+        if self.forwarded or (left and self.sent):
+            usage = self._partial_usage(hidden=left)
+            why = "the client left" if left else str(error)
+            self.settle(usage, finish=None, error=why[:300])
+            return
+        if left:
+            self.void(499, "the client left before the request was sent")
+        else:
+            told = error.error if isinstance(error, UpstreamFailure) else error
+            self.void(told.status if isinstance(told, ApiError) else 500, str(error)[:300])
+
+    # -- estimates ---------------------------------------------------------------------------------
+
+    def _partial_usage(self, *, hidden: bool) -> Usage:
+        """What was used when an answer ended early: reported input if known, output as received.
+
+        Where the model hides its thoughts, an answer the client left counts at least the seconds
+        since it was sent times the tokens a second of the catalog; never more than was held for.
+        """
+        decoder = self.decoder
+        known = decoder.usage if decoder is not None else None
+        text = decoder.text if decoder is not None else TextCount()
+        if known is not None and decoder is not None and self._complete(decoder):
+            return known
+        output = max(text.tokens, known.output if known is not None else 0)
+        last = self.attempts[-1]
+        quirks = last.route.quirks
+        if hidden and quirks.hidden_thoughts:
+            seconds = time.monotonic() - last.started
+            output = max(output, int(seconds * quirks.tokens_per_second))
+        if self.priced.output_limit is not None:
+            output = min(output, self.priced.output_limit * self.asked.demand.n)
+        base = known if known is not None and known.total_input else self.asked.estimate
+        return replace(base, output=output, reasoning=0, estimated=True)
+
+    def _complete(self, decoder: StreamDecoder) -> bool:
+        return decoder.done or len(decoder.finish_reasons) >= self.asked.demand.n
+
+    def estimate_usage(self, text: TextCount, images: int = 0) -> Usage:
+        """The usage of a whole answer whose provider reported none."""
+        output = text.tokens
+        if self.priced.output_limit is not None:
+            output = min(output, self.priced.output_limit * self.asked.demand.n)
+        image_output = 0
+        if images and not self.model.prices.images:
+            image_output = images * self.asked.demand.image_tokens
+        return replace(
+            self.asked.estimate,
+            output=output,
+            images=images,
+            image_output=image_output,
+            estimated=True,
+        )
+
+    def _loss(self, attempts: list[Attempt]) -> int:
+        """What providers may still bill for tries that came to nothing (their prompts)."""
+        loss = 0
+        for attempt in attempts:
+            if attempt.billable:
+                loss += charge(attempt.route.cost or self.model.prices, self.asked.estimate)
+        return loss
+
+    def _attempts_json(self) -> str:
+        return orjson.dumps([a.to_json() for a in self.attempts]).decode()
+
+    def _count(self, tokens: int, charged: int, cost: int, *, error: bool) -> None:
+        self.stats.finished(
+            tokens=tokens,
+            charged=charged,
+            cost=cost,
+            latency_ms=int((time.monotonic() - self.started) * 1000),
+            error=error,
+        )
+
+
+@dataclass(slots=True)
+class Receipt:
+    """A settlement on its way to the disk."""
+
+    hold: Hold
+    future: asyncio.Future[Settled]
+    charge: int
+    estimated: bool
+    bounded: bool
+    balance: int | None = None
+
+    async def committed(self) -> Self:
+        """Wait for the commit (a slow disk at most `SETTLE_WAIT_S`; the charge stands anyway)."""
+        try:
+            async with asyncio.timeout(SETTLE_WAIT_S):
+                self.balance = (await asyncio.shield(self.future)).balance
+        except TimeoutError:
+            pass
+        if self.balance is None and self.hold.held is not None:
+            self.balance = self.hold.held.balance - self.charge
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``sellapi`` object of the contract."""
+        return {
+            "credits_charged": format_credits(self.charge),
+            "credits_balance": format_credits(self.balance or 0),
+            "request_id": self.hold.request_id,
+            "estimated": self.estimated,
+            "bounded": self.bounded,
+        }

@@ -1,0 +1,255 @@
+"""One request, top to bottom: authenticate → limit → admit → hold → forward → settle.
+
+`Gateway.serve` is the line everything else is a leaf of. The answer goes to a `Sink`, inside the
+hold's block, so that the ledger knows whether it was handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import msgspec
+
+from sellapi.domain.catalog import Catalog, Model, Tier
+from sellapi.domain.credits import format_credits
+from sellapi.domain.holds import Demand, Priced, bound_output, least_output, price_demand
+from sellapi.errors import (
+    ApiError,
+    InsufficientCredits,
+    ModelNotFound,
+    Overloaded,
+    TierRestricted,
+)
+from sellapi.gateway.demand import READERS, Asked, refuse_billing_fields
+from sellapi.gateway.forward import Forwarder, Sink
+from sellapi.gateway.hold import Hold
+from sellapi.gateway.limiter import Limiter, Quota
+from sellapi.gateway.shop import Shop
+from sellapi.gateway.stats import Stats
+from sellapi.storage.ledger import Held, Short
+from sellapi.storage.snapshot import Caller
+from sellapi.storage.writer import Writer
+from sellapi.upstream.adapter import UpstreamFailure
+from sellapi.wire.fields import Fields, decode_body
+
+__all__ = ["Ask", "Gateway"]
+
+_CONFIRMED = (ModelNotFound, TierRestricted, InsufficientCredits)
+"""Refusals that a cached copy may decide wrongly: the database is asked before they are told."""
+
+TRIES = 8
+"""How often a request is decided anew because something changed while it was decided."""
+
+
+@dataclass(slots=True)
+class Ask:
+    """A POST as it came in."""
+
+    mode: str
+    body: bytes
+    authorization: str | None
+    address: str
+    request_id: str
+    retry_of: int | None = None
+
+
+class Gateway:
+    """Serves requests; built once in bootstrap."""
+
+    def __init__(
+        self,
+        *,
+        shop: Shop,
+        limiter: Limiter,
+        forwarder: Forwarder,
+        writer: Writer,
+        stats: Stats,
+        instance_id: str,
+        help_url: str = "",
+    ) -> None:
+        self.shop = shop
+        self.limiter = limiter
+        self.stats = stats
+        self.in_flight: dict[str, Hold] = {}
+        self.closing = False
+        self._forwarder = forwarder
+        self._writer = writer
+        self._instance_id = instance_id
+        self._help = f" See {help_url}" if help_url else ""
+
+    async def serve(self, ask: Ask, sink: Sink) -> None:
+        """Answer one request into ``sink``.
+
+        Raises `ApiError` for every refusal and failure before the answer began; afterwards the
+        sink has been told and whatever was delivered is charged.
+        """
+        hold, tier = await self._hold(ask)  # 401 429 404 403 402
+        try:
+            async with hold:
+                quota = self.limiter.spend(hold.caller, tier)
+                self.in_flight[hold.request_id] = hold
+                headers = self._headers(hold, quota)
+                if hold.asked.stream:
+                    await self._forwarder.stream(hold, sink, headers)  # 502 504, settles
+                else:
+                    await self._forwarder.complete(hold, sink, headers)
+        except UpstreamFailure as failure:
+            raise failure.error from failure
+        finally:
+            self.in_flight.pop(hold.request_id, None)
+            if hold.voided_after_send:
+                self.limiter.note_void(hold.caller)
+
+    # -- admission ---------------------------------------------------------------------------------
+
+    async def _hold(self, ask: Ask) -> tuple[Hold, Tier]:
+        """Decide on a request and place its hold.
+
+        Decided by cached copies first; a refusal, a bound or a hold the database calls stale is
+        decided again by what the database says now.
+        """
+        self._refuse_when_closed()
+        fields: dict[str, msgspec.Raw] | None = None
+        fresh = False
+        for _ in range(TRIES):
+            caller = await self.shop.authenticate(ask.authorization, ask.address, fresh=fresh)
+            catalog = await (self.shop.current_catalog() if fresh else self.shop.catalog())
+            tier = catalog.tiers[caller.tier]
+            self.limiter.check(caller, tier)
+            if fields is None:
+                fields = decode_body(ask.body)
+            try:
+                model = self._admit(fields, catalog, caller, ask.mode)
+                asked = READERS[model.mode](fields, model)
+                priced = self._price(model, asked, caller, sure=fresh)
+            except _CONFIRMED as refusal:
+                if fresh:
+                    self._refuse(caller, tier, refusal)
+                priced = None
+            if priced is None:
+                fresh = True
+                continue
+            hold = self._new_hold(ask, caller, catalog, model, fields, asked, priced)
+            result = await hold.place()
+            if isinstance(result, Held):
+                return hold, tier
+            if isinstance(result, Short) and (fresh or asked.demand.stated_output is not None):
+                self._refuse(caller, tier, self._insufficient(model, asked, priced.hold, result))
+            fresh = True
+        raise Overloaded("Prices or keys changed too fast; try again.", retry_after=1)
+
+    def _refuse_when_closed(self) -> None:
+        if self.closing:
+            raise Overloaded("The service is shutting down; try again shortly.", retry_after=2)
+        trouble = self._writer.trouble()
+        if trouble is not None:
+            raise Overloaded(
+                "The service cannot take new requests right now; try again shortly.", retry_after=5
+            )
+
+    def _refuse(self, caller: Caller, tier: Tier, refusal: ApiError) -> NoReturn:
+        self.limiter.spend_rejected(caller, tier)
+        raise refusal
+
+    def _admit(
+        self, fields: dict[str, msgspec.Raw], catalog: Catalog, caller: Caller, mode: str
+    ) -> Model:
+        slug: str = Fields.read(fields).model
+        model = self.shop.admit(catalog, caller, slug, mode)
+        refuse_billing_fields(fields, model)
+        return model
+
+    def _new_hold(
+        self,
+        ask: Ask,
+        caller: Caller,
+        catalog: Catalog,
+        model: Model,
+        fields: dict[str, msgspec.Raw],
+        asked: Asked,
+        priced: Priced,
+    ) -> Hold:
+        return Hold(
+            request_id=ask.request_id,
+            caller=caller,
+            catalog=catalog,
+            model=model,
+            fields=fields,
+            asked=asked,
+            priced=priced,
+            writer=self._writer,
+            stats=self.stats,
+            instance_id=self._instance_id,
+            retry_of=ask.retry_of,
+            task=asyncio.current_task(),
+        )
+
+    # -- money -------------------------------------------------------------------------------------
+
+    def _price(self, model: Model, asked: Asked, caller: Caller, *, sure: bool) -> Priced | None:
+        """The hold; None when the caller's cached figures do not allow a decision.
+
+        Raises `InsufficientCredits` when the figures are ``sure``.
+        """
+        available = 0 if caller.owed else caller.available
+        priced = price_demand(model, asked.demand, available)
+        too_short = (
+            priced.bounded
+            and priced.output_limit is not None
+            and priced.output_limit < least_output(model)
+        )
+        if not sure:
+            return None if priced.bounded or priced.hold > available else priced
+        if caller.owed or too_short or priced.hold > available:
+            needed = priced.hold
+            if too_short:
+                needed = price_demand(model, _stating(asked.demand, least_output(model)), 0).hold
+            left = caller.key_left
+            raise self._insufficient(
+                model, asked, needed, Short(caller.balance, caller.held, caller.owed, left)
+            )
+        return priced
+
+    def _insufficient(
+        self, model: Model, asked: Asked, needed: int, short: Short
+    ) -> InsufficientCredits:
+        """402 in words: what is needed, what is there, what would fit."""
+        free = short.balance - short.held
+        by_key = short.key_left is not None and short.key_left < needed and free >= needed
+        available = max(0, short.key_left or 0) if by_key else free
+        say = [
+            f"Not enough credits: this request needs up to {format_credits(needed)}, "
+            f"{format_credits(available)} are available"
+            + (" under this key's own limit" if by_key else "")
+            + f" ({format_credits(short.held)} held by running requests, "
+            f"{format_credits(short.owed)} owed)."
+        ]
+        waiting = not by_key and not short.owed and needed <= short.balance and short.held > 0
+        if short.owed:
+            say.append("Nothing more is served until what is owed is paid: top up.")
+        elif model.mode == "chat":
+            fits = bound_output(model, asked.demand, available, model.output_limit)
+            say.append(
+                f"The largest max_tokens that would fit is {fits}."
+                if fits
+                else "Not even the prompt is affordable."
+            )
+        say.append("Wait for running requests to end, or top up." if waiting else "Top up.")
+        return InsufficientCredits(
+            " ".join(say) + self._help,
+            retry_after=2 if waiting else None,
+            should_retry=True if waiting else None,
+        )
+
+    def _headers(self, hold: Hold, quota: Quota) -> dict[str, str]:
+        """What every answer to a key carries; the forwarder adds what it charged."""
+        headers = quota.headers()
+        if hold.priced.bounded:
+            headers["x-sellapi-max-tokens"] = str(hold.priced.output_limit)
+        return headers
+
+
+def _stating(demand: Demand, limit: int) -> Demand:
+    return replace(demand, stated_output=limit)

@@ -1,0 +1,124 @@
+"""Which route answers: priorities, weights, cool-downs and what is known of each route's health."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sellapi.domain.catalog import Model, Route
+from sellapi.upstream.adapter import UpstreamFailure
+from sellapi.upstream.registry import Registry
+
+__all__ = ["Health", "Router"]
+
+PAUSE_FIRST_S = 2.0
+PAUSE_MAX_S = 300.0
+_LATENCY_WEIGHT = 0.2
+
+
+@dataclass(slots=True)
+class Health:
+    """What this process has seen of one route. Times are ``time.monotonic()`` unless said."""
+
+    failures: int = 0
+    """In a row."""
+    cool_until: float = 0.0
+    in_flight: int = 0
+    latency_ms: float | None = None
+    """Moving average to the first byte."""
+    last_failure: str = ""
+    last_failure_at: float = 0.0
+    """Unix seconds."""
+    key_refused: bool = False
+    current: int = 0
+    """Smooth weighted round robin's running figure (nginx's algorithm)."""
+
+
+class Router:
+    """Orders the routes of a model for one request; cool-downs only reorder, never remove."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._health: dict[int, Health] = {}
+
+    def health(self, route: Route) -> Health:
+        health = self._health.get(route.id)
+        if health is None:
+            health = self._health[route.id] = Health()
+        return health
+
+    def order(self, model: Model) -> list[Route]:
+        """The usable routes, best first; [] when the model has none."""
+        routes = [r for r in model.routes if self._registry.usable(r.provider)]
+        if len(routes) < 2:
+            return routes
+        now = time.monotonic()
+        picked = {r.id for r in self._pick_each(routes, now)}
+
+        def rank(route: Route) -> tuple[bool, bool, int, bool, float]:
+            health = self.health(route)
+            full = route.max_concurrency is not None and health.in_flight >= route.max_concurrency
+            cooling = health.cool_until > now
+            return (cooling, full, route.priority, route.id not in picked, health.cool_until)
+
+        return sorted(routes, key=rank)
+
+    def _pick_each(self, routes: list[Route], now: float) -> list[Route]:
+        """One route of each priority by its weight, among those that are not cooling."""
+        groups: dict[int, list[Route]] = {}
+        for route in routes:
+            if self.health(route).cool_until <= now:
+                groups.setdefault(route.priority, []).append(route)
+        best = min(groups, default=None)
+        if best is None:
+            return []
+        group = groups[best]
+        for route in group:
+            self.health(route).current += route.weight
+        chosen = max(group, key=lambda r: self.health(r).current)
+        self.health(chosen).current -= sum(r.weight for r in group)
+        return [chosen]
+
+    def succeeded(self, route: Route, first_byte_ms: float) -> None:
+        health = self.health(route)
+        health.failures = 0
+        health.cool_until = 0.0
+        health.key_refused = False
+        old = health.latency_ms
+        health.latency_ms = (
+            first_byte_ms if old is None else old + _LATENCY_WEIGHT * (first_byte_ms - old)
+        )
+
+    def failed(self, route: Route, failure: UpstreamFailure) -> None:
+        """Cool a route down: as long as it asked for, or a pause that doubles with each failure."""
+        about_route = failure.retryable or failure.key_refused or failure.timed_out
+        if not about_route and failure.error.status < 500:
+            return  # the request was wrong, not the route
+        health = self.health(route)
+        health.failures += 1
+        pause = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** min(health.failures - 1, 10))
+        if failure.retry_after is not None:
+            pause = max(min(failure.retry_after, PAUSE_MAX_S), PAUSE_FIRST_S)
+        health.cool_until = time.monotonic() + pause
+        health.last_failure = failure.reason
+        health.last_failure_at = time.time()
+        health.key_refused = failure.key_refused
+
+    def report(self, model_routes: dict[int, str]) -> list[dict[str, Any]]:
+        """Health of the routes that were used, for the status row: ``{route id: label}`` in."""
+        now = time.monotonic()
+        return [
+            {
+                "route": model_routes[route_id],
+                "in_flight": h.in_flight,
+                "latency_ms": None if h.latency_ms is None else round(h.latency_ms, 1),
+                "failures": h.failures,
+                "cooling_s": max(0, round(h.cool_until - now)),
+                "last_failure": h.last_failure,
+                "last_failure_at": int(h.last_failure_at),
+                "key_refused": h.key_refused,
+            }
+            for route_id, h in self._health.items()
+            if route_id in model_routes
+        ]

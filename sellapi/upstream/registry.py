@@ -1,0 +1,174 @@
+"""Providers as running things: adapter, engine, credential. The only place that maps kinds to code."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sellapi.domain.catalog import Kind, Provider
+from sellapi.upstream.adapter import Adapter, Outbound
+from sellapi.upstream.client import Call, Engine, EngineOptions
+from sellapi.upstream.guard import is_private_base_url
+
+__all__ = ["Credential", "EngineFactory", "Link", "Registry", "build_adapter"]
+
+SECRET_AGE_S = 5.0
+"""A key file or variable is read again after this long, so that a new key needs no restart."""
+NATIVE_HOSTS = {"openai": "api.openai.com"}
+
+EngineFactory = Callable[[Provider, EngineOptions], Engine]
+
+
+def build_adapter(kind: Kind) -> Adapter:
+    """The translator for a provider kind (imported when it is first needed)."""
+    if kind == "anthropic":
+        from sellapi.upstream.anthropic import AnthropicAdapter
+
+        return AnthropicAdapter()
+    if kind == "gemini":
+        from sellapi.upstream.gemini import GeminiAdapter
+
+        return GeminiAdapter()
+    from sellapi.upstream.openai import OpenAIAdapter
+
+    return OpenAIAdapter()
+
+
+class Credential:
+    """A provider's key, read from where the operator keeps it; never stored, never shown."""
+
+    def __init__(self, provider: Provider, environ: Mapping[str, str] | None = None) -> None:
+        self._provider = provider
+        self._environ = os.environ if environ is None else environ
+        self._value: str | None = None
+        self._read_at = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"Credential(of {self._provider.name})"
+
+    @property
+    def needed(self) -> bool:
+        return bool(self._provider.api_key_env or self._provider.api_key_file)
+
+    def read(self) -> str | None:
+        """The key, or None when there is none now."""
+        now = time.monotonic()
+        if now - self._read_at > SECRET_AGE_S:
+            self._read_at = now
+            self._value = self._fetch()
+        return self._value
+
+    def _fetch(self) -> str | None:
+        if self._provider.api_key_env:
+            return self._environ.get(self._provider.api_key_env, "").strip() or None
+        if self._provider.api_key_file:
+            try:
+                return Path(self._provider.api_key_file).read_text("utf-8").strip() or None
+            except (OSError, UnicodeDecodeError):
+                return None
+        return None
+
+
+@dataclass(slots=True)
+class Link:
+    """A provider ready to be called."""
+
+    provider: Provider
+    adapter: Adapter
+    engine: Engine
+    credential: Credential
+    base: str
+    private: bool
+    native: bool
+    """The base URL is the maker's own (some refusals hold there only)."""
+    _headers: tuple[str | None, dict[str, str]] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a call can be made at all: enabled, and its key is there."""
+        return self.provider.enabled and (
+            not self.credential.needed or self.credential.read() is not None
+        )
+
+    def call(self, outbound: Outbound, first_byte_s: float, idle_s: float) -> Call:
+        """The HTTP call for an outbound request, credential added."""
+        headers = self._base_headers()
+        if outbound.headers:
+            headers = {**headers, **outbound.headers}
+        return Call(self.base + outbound.path, headers, outbound.body, first_byte_s, idle_s)
+
+    def _base_headers(self) -> dict[str, str]:
+        secret = self.credential.read()
+        if self._headers is None or self._headers[0] != secret:
+            own = {k: _expand(v) for k, v in self.provider.headers.items()}
+            self._headers = (secret, {**self.adapter.headers(secret), **own})
+        return self._headers[1]
+
+
+def _expand(value: str) -> str:
+    """A header value ``env:NAME`` stands for the variable's value (secrets stay out of the database)."""
+    return os.environ.get(value[4:], "") if value.startswith("env:") else value
+
+
+class Registry:
+    """The links of this process, kept in step with the catalog."""
+
+    def __init__(self, engine: EngineFactory, *, connect_timeout_s: float = 5.0) -> None:
+        self._engine = engine
+        self._connect_timeout_s = connect_timeout_s
+        self._links: dict[int, Link] = {}
+        self._adapters: dict[str, Adapter] = {}
+        self._retired: list[Engine] = []
+
+    def sync(self, providers: Iterable[Provider]) -> None:
+        """Make the links match these providers; a changed provider gets a new engine.
+
+        Running calls keep the engine they have; it is closed when the registry is.
+        """
+        wanted = {p.id: p for p in providers}
+        for provider_id, link in list(self._links.items()):
+            if wanted.get(provider_id) != link.provider:
+                self._retired.append(self._links.pop(provider_id).engine)
+        for provider_id, provider in wanted.items():
+            if provider_id not in self._links:
+                self._links[provider_id] = self._link(provider)
+
+    def _link(self, provider: Provider) -> Link:
+        adapter = self._adapters.get(provider.kind)
+        if adapter is None:
+            adapter = self._adapters[provider.kind] = build_adapter(provider.kind)
+        options = EngineOptions(
+            max_connections=provider.max_connections,
+            queue_size=provider.max_connections,
+            connect_timeout_s=self._connect_timeout_s,
+            proxy=provider.proxy,
+        )
+        base = provider.base_url.rstrip("/")
+        return Link(
+            provider,
+            adapter,
+            self._engine(provider, options),
+            Credential(provider),
+            base,
+            private=is_private_base_url(base),
+            native=urlsplit(base).hostname == NATIVE_HOSTS.get(provider.kind),
+        )
+
+    def link(self, provider: Provider) -> Link:
+        """The link of a provider of the current catalog; raises `KeyError` when it is gone."""
+        return self._links[provider.id]
+
+    def usable(self, provider: Provider) -> bool:
+        link = self._links.get(provider.id)
+        return link is not None and link.usable
+
+    def links(self) -> list[Link]:
+        return list(self._links.values())
+
+    async def close(self) -> None:
+        for engine in (*self._retired, *(link.engine for link in self._links.values())):
+            await engine.close()

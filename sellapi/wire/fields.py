@@ -1,0 +1,109 @@
+"""The fields of a /v1 request that billing reads, as pydantic models; everything else passes through.
+
+Shapes: OpenAI API reference, chat completions, embeddings and images (wire notes 1.1, 2, 3.1).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sellapi.errors import InvalidRequest
+
+__all__ = ["ChatFields", "EmbeddingFields", "Fields", "ImageFields", "decode_body"]
+
+Limit = Annotated[int, Field(ge=1, le=2**31)]
+
+
+class Fields(BaseModel):
+    """Common to all requests. ``read`` decodes just these keys from the raw values."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+
+    @classmethod
+    def read(cls, fields: dict[str, msgspec.Raw]) -> Any:
+        """Validate; raises `InvalidRequest` naming the first wrong field."""
+        known = cls.model_fields
+        try:
+            values = {k: orjson.loads(bytes(fields[k])) for k in known if k in fields}
+            return cls.model_validate(values)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(f"The body is not valid JSON: {error.msg}.") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            param = _path(first["loc"])
+            if first["type"] == "missing":
+                message = f"The field '{param}' is required."
+            else:
+                message = f"The field '{param}' is wrong: {first['msg']}."
+            raise InvalidRequest(message, param=param) from None
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    out = ""
+    for part in loc:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
+    return out or "body"
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    include_usage: bool | None = None
+
+
+class ChatFields(Fields):
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
+    service_tier: str | None = None
+    modalities: list[str] | None = None
+
+    @property
+    def stated_output(self) -> int | None:
+        """The client's own limit; when both names are used the smaller one counts."""
+        stated = [v for v in (self.max_completion_tokens, self.max_tokens) if v is not None]
+        return min(stated, default=None)
+
+
+class EmbeddingFields(Fields):
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
+
+
+class ImageFields(Fields):
+    prompt: Annotated[str, Field(min_length=1, max_length=32_000)]
+    n: Annotated[int, Field(ge=1, le=10)] | None = None
+    size: Annotated[str, Field(max_length=32)] | None = None
+    quality: Annotated[str, Field(max_length=32)] | None = None
+    output_format: Annotated[str, Field(max_length=16)] | None = None
+    response_format: Literal["b64_json"] | None = None
+
+
+_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def decode_body(body: bytes) -> dict[str, msgspec.Raw]:
+    """A body decoded once to ``{key: raw value}``; of duplicate keys the last counts.
+
+    Raises `InvalidRequest` for anything that is not a JSON object in UTF-8.
+    """
+    if not body.strip():
+        raise InvalidRequest("The body is empty: send a JSON object.")
+    try:
+        if not body.isascii():
+            body.decode("utf-8")  # raw values would carry broken text upstream unseen
+        fields = _DECODER.decode(body)
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    except msgspec.ValidationError:
+        raise InvalidRequest('The body must be a JSON object, for example {"model": …}.') from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+    return fields
