@@ -199,8 +199,9 @@ class _Choices:
 class GeminiStream:
     """`StreamDecoder` for ``:streamGenerateContent?alt=sse``.
 
-    The finish chunk is held until the upstream closes: only then is it known that no functionCall
-    follows. ``done`` is set as soon as every choice has its finishReason.
+    Google's streams have no end mark but their end: the finish chunk is held until the upstream
+    closes, and ``done`` is set then. So a last object with only usage counts, a functionCall after
+    the first finishReason is no surprise, and the connection can serve again.
     """
 
     def __init__(self, job: Job, signatures: SignatureStore) -> None:
@@ -264,6 +265,7 @@ class GeminiStream:
                 out.append(self._writer.extra(extra_of(signature), index))  # noqa: S610 - not Django's
             reason = self.finish_reasons[index] = self._reader.finish_reason(index)
             out.append(self._writer.finish(reason, index))
+        self.done = True
         return b"".join(out)
 
     def usage_chunk(self, usage: dict[str, Any], extra: dict[str, Any]) -> bytes:
@@ -284,7 +286,6 @@ class GeminiStream:
                 self._gathered.add(piece)
             self._start(piece[1], out)
             out.append(self._chunk(piece))
-        self.done = self._reader.complete
 
     def _last_event(self, out: list[bytes]) -> None:
         """An event whose closing blank line never came: it counts when it is whole."""
@@ -394,11 +395,23 @@ def _decode_embeddings(job: Job, reply: JsonObject) -> Answer:
             raise garbage()
         vector = _pack(values) if packed else values
         data.append({"object": "embedding", "index": index, "embedding": vector})
-    usage = gemini_usage(reply.get("usageMetadata"))
-    body: JsonObject = {"object": "list", "data": data, "model": job.slug}
-    if usage is not None:
-        body["usage"] = {"prompt_tokens": usage.total_input, "total_tokens": usage.total_input}
+    usage = gemini_usage(reply.get("usageMetadata")) or _counted(texts)
+    tokens = usage.total_input
+    body: JsonObject = {
+        "object": "list",
+        "data": data,
+        "model": job.slug,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
     return Answer(body=orjson.dumps(body), usage=usage)
+
+
+def _counted(texts: list[str]) -> Usage:
+    """Google rarely tells the tokens of embeddings: then what the client reads is our own count."""
+    count = TextCount()
+    for text in texts:
+        count.add(text)
+    return Usage(input=count.tokens, estimated=True)
 
 
 def _pack(values: list[Any]) -> str:

@@ -49,6 +49,14 @@ _AUDIO_TYPES = {
     "ogg": "audio/ogg",
     "aiff": "audio/aiff",
 }
+_AUDIO_ALIASES = {
+    "audio/mpeg": "audio/mp3",
+    "audio/x-wav": "audio/wav",
+    "audio/wave": "audio/wav",
+    "audio/x-flac": "audio/flac",
+    "audio/x-aiff": "audio/aiff",
+}
+"""Types as Google writes them, by what else they are called."""
 _TEXT_TYPES = ("application/json", "application/xml", "application/x-yaml", "application/yaml")
 _EXTENSIONS = {
     "png": "image/png",
@@ -295,7 +303,7 @@ def _file(job: Job, part: FilePart) -> JsonObject:
     if mime == "image/jpg" or mime.startswith("image/"):
         return _inline(_image_type(mime, param), data)
     if mime == "application/pdf" or mime.startswith(("audio/", "video/")):
-        return _inline(mime, data)
+        return _inline(_AUDIO_ALIASES.get(mime, mime), data)
     raise refuse(
         f"This model reads PDF, text, image, audio and video files, not {mime or 'unknown'!r}: "
         "name the type in a data: URL or by the file name's ending.",

@@ -478,7 +478,12 @@ def test_vectors_keep_their_order():
     body = orjson.loads(answer.body)
     assert [item["index"] for item in body["data"]] == [0, 1]
     assert [item["embedding"] for item in body["data"]] == [[0.5, -1], [0.25, 2]]
-    assert answer.usage is None
+
+
+def test_tokens_of_embeddings_are_counted_by_us_when_the_provider_does_not_tell():
+    answer = GeminiAdapter().decode(embedding({"input": ["abcdefgh", "é"]}), [VECTORS])
+    assert answer.usage == Usage(input=3, estimated=True)
+    assert orjson.loads(answer.body)["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
 
 
 def test_base64_is_packed_by_us_as_little_endian_floats():

@@ -216,6 +216,7 @@ PDF = base64.b64encode(b"%PDF-1.7 hello").decode()
         (file(file_data="data:text/csv;base64,aGk="), "text/plain", "aGk="),
         (file(file_data="aGk=", filename="notes.md"), "text/plain", "aGk="),
         (file(file_data="data:image/png;base64,aGk="), "image/png", "aGk="),
+        (file(file_data="data:audio/mpeg;base64,aGk="), "audio/mp3", "aGk="),
     ],
 )
 def test_media_goes_inline_with_its_right_type(part, mime, data):

@@ -169,14 +169,16 @@ def test_a_stream_read_for_an_unstreamed_client_is_the_same_answer(name):
     assert completion.choices[0].finish_reason == deltas(streamed)[-1][1]
 
 
-def test_done_is_known_with_the_finish_reason_and_not_before():
+def test_the_stream_is_done_when_the_upstream_closes_and_not_before():
+    """A last object may bring nothing but usage."""
     stream = decoder()
-    events = recorded("stream_tools").split(b"\r\n\r\n")[:-1]
-    for event in events[:-1]:
-        stream.feed(event + b"\r\n\r\n")
-        assert not stream.done
-    stream.feed(events[-1] + b"\r\n\r\n")
+    out = stream.feed(recorded("stream_length"))
+    assert not stream.done
+    out += stream.feed(b'data: {"usageMetadata":{"promptTokenCount":6,"totalTokenCount":6}}\n\n')
+    out += stream.end()
     assert stream.done
+    assert deltas(out)[-1] == ({}, "length")
+    assert stream.usage.buckets() == {"input": 6}
 
 
 @pytest.mark.parametrize(
