@@ -200,8 +200,9 @@ def _limit(out: dict[str, msgspec.Raw], job: Job) -> None:
         name = next(iter(stated))
         numbers = [n for raw in stated.values() if type(n := _value(raw, name)) is int]
         limit = min((n for n in (*numbers[:1], job.output_limit) if n is not None), default=None)
-        if len(stated) > 1 and job.output_limit is not None:
-            limit = job.output_limit  # the one that was billed
+        if len(stated) > 1:
+            name = "max_tokens"  # known by every provider that does not refuse it
+            limit = limit if job.output_limit is None else job.output_limit  # the billed one
     elif job.bounded:
         name, limit = "max_tokens", job.output_limit
     else:

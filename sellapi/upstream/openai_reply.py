@@ -227,9 +227,10 @@ def rename(data: bytes, old: str | None, new: bytes) -> bytes:
     """The reply with its top-level ``model`` (``old``, as decoded) replaced by ``new`` (JSON).
 
     The bytes are edited in place when ``"model"`` stands in them once: then it is that key, for
-    inside a JSON string its quotes would be escaped. Otherwise the object is written again.
+    inside a JSON string its quotes would be escaped (and no escape spells the key in other ways).
+    Otherwise the object is written again.
     """
-    if old is not None and data.count(b'"model"') == 1:
+    if old is not None and data.count(b'"model"') == 1 and b"\\u006" not in data:
         name = _encoder.encode(old)
         for found in (b'"model":' + name, b'"model": ' + name):
             if data.count(found) == 1:
