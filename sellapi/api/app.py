@@ -26,7 +26,7 @@ from sanic.handlers import ErrorHandler
 
 from sellapi.api import account, completions, health, models
 from sellapi.api.intake import Budget
-from sellapi.api.respond import Pinger, cors_headers, error_response
+from sellapi.api.respond import Pinger, cors_headers, error_response, request_id
 from sellapi.bootstrap import Services
 from sellapi.errors import (
     ApiError,
@@ -38,12 +38,12 @@ from sellapi.errors import (
     PayloadTooLarge,
     StorageError,
 )
-from sellapi.gateway.hold import new_request_id
 
 __all__ = ["create_app"]
 
 log = logging.getLogger(__name__)
 
+_NO_ROUTE = (SanicNotFound, SanicMethodNotAllowed)
 _COUNTED = {401, 402, 403, 404, 429}
 
 
@@ -51,14 +51,15 @@ class _Errors(ErrorHandler):
     """Every error leaves as the contract's JSON; whatever is not ours is told in one sentence."""
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
-        _identify(request)
+        if request.method == "OPTIONS" and isinstance(exception, _NO_ROUTE):
+            return _preflight(request)
         error = _as_api_error(request, exception)
         if error.status >= 500:
             cause = exception.__cause__ or exception
             log.log(
                 logging.ERROR if isinstance(error, InternalError) else logging.WARNING,
                 "%s %s: %s (%s)",
-                request.ctx.request_id,
+                request_id(request),
                 error.status,
                 error.message,
                 cause.__class__.__name__,
@@ -112,11 +113,6 @@ def _hint(path: str) -> str:
     return f"There is no {path[:100]}: the API is at /v1, for example POST /v1/chat/completions."
 
 
-def _identify(request: Request) -> None:
-    if not hasattr(request.ctx, "request_id"):
-        request.ctx.request_id = new_request_id()
-
-
 def create_app(services: Services, *, name: str = "sellapi") -> Sanic[Any, Any]:
     """The application over its services; `Services.start` and `stop` are its life."""
     app: Sanic[Any, Any] = Sanic(
@@ -128,16 +124,11 @@ def create_app(services: Services, *, name: str = "sellapi") -> Sanic[Any, Any]:
     )
     _configure(app, services)
 
-    @app.on_request
-    async def identify(request: Request) -> None:
-        request.ctx.request_id = new_request_id()
-
     v1 = Blueprint.group(
         completions.blueprint, models.blueprint, account.blueprint, url_prefix="/v1"
     )
     app.blueprint(v1)
     app.blueprint(health.blueprint)
-    app.add_route(_preflight, "/<path:path>", methods=["OPTIONS"], name="preflight")
     app.before_server_start(_start)
     app.before_server_stop(_stop)
     return app
@@ -162,20 +153,19 @@ def _configure(app: Sanic[Any, Any], services: Services) -> None:
         REQUEST_MAX_SIZE=160_000_000,
         REQUEST_MAX_HEADER_SIZE=16_384,
         REQUEST_TIMEOUT=60,
-        RESPONSE_TIMEOUT=settings_response_timeout(services),
+        RESPONSE_TIMEOUT=_response_timeout(services),
         KEEP_ALIVE_TIMEOUT=75,
         GRACEFUL_SHUTDOWN_TIMEOUT=settings.shutdown_timeout,
     )
 
 
-def settings_response_timeout(services: Services) -> float:
+def _response_timeout(services: Services) -> float:
     """Longer than any provider may take to its first byte (each send resets it)."""
     return services.longest_wait_s + 60.0
 
 
-async def _preflight(request: Request, path: str) -> HTTPResponse:
-    del path
-    headers = {"x-request-id": request.ctx.request_id, "access-control-max-age": "600"}
+def _preflight(request: Request) -> HTTPResponse:
+    headers = {"x-request-id": request_id(request), "access-control-max-age": "600"}
     origin = request.headers.get("origin")
     if origin is not None:
         headers |= cors_headers(request, origin)

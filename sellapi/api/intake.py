@@ -8,6 +8,7 @@ from typing import Any
 
 from sanic import Request
 
+from sellapi.api.respond import request_id
 from sellapi.errors import InvalidRequest, Overloaded, PayloadTooLarge, UnsupportedMedia
 from sellapi.gateway.pipeline import Ask
 from sellapi.gateway.shop import Shop
@@ -87,7 +88,7 @@ async def read_ask(request: Request, mode: str) -> tuple[Ask, int]:
         body=body,
         authorization=authorization,
         address=address,
-        request_id=request.ctx.request_id,
+        request_id=request_id(request),
         retry_of=_retry_count(request),
     )
     return ask, len(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 from sanic import Blueprint, HTTPResponse, Request
 
@@ -47,8 +48,9 @@ async def list_models(request: Request) -> HTTPResponse:
     return json_response(request, {"object": "list", "data": data}, headers)
 
 
-@blueprint.get("/models/<slug:path>", unquote=True)
+@blueprint.get("/models/<slug:path>")
 async def show_model(request: Request, slug: str) -> HTTPResponse:
+    slug = unquote(slug)  # openai-py and openai-js send the slash as %2F, others as it is
     catalog, caller, headers = await _seen_by(request)
     gateway: Gateway = request.app.ctx.gateway
     model = catalog.models.get(slug)

@@ -11,8 +11,9 @@ import orjson
 from sanic import HTTPResponse, Request
 
 from sellapi.errors import ApiError
+from sellapi.gateway.hold import new_request_id
 
-__all__ = ["EXPOSED", "Pinger", "Wire", "error_response", "json_response"]
+__all__ = ["EXPOSED", "Pinger", "Wire", "error_response", "json_response", "request_id"]
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,19 @@ def dumps(value: Any) -> bytes:
     return orjson.dumps(value)
 
 
+def request_id(request: Request) -> str:
+    """Our own id of a request, made when it is first asked for; the client's is not taken."""
+    ctx = request.ctx
+    try:
+        return str(ctx.request_id)
+    except AttributeError:
+        ctx.request_id = new_request_id()
+        return str(ctx.request_id)
+
+
 def base_headers(request: Request) -> dict[str, str]:
     """``x-request-id`` and, for a page of an allowed origin, CORS."""
-    headers = {"x-request-id": request.ctx.request_id}
+    headers = {"x-request-id": request_id(request)}
     origin = request.headers.get("origin")
     if origin is not None:
         headers.update(cors_headers(request, origin))

@@ -64,8 +64,8 @@ class Shop:
 
     async def _refresh(self) -> Catalog:
         catalog: Catalog = await asyncio.to_thread(_unavailable, self._load_catalog)
-        providers = {r.provider for m in catalog.models.values() for r in m.routes}
-        self._registry.sync(sorted(providers, key=lambda p: p.id))
+        providers = {r.provider.id: r.provider for m in catalog.models.values() for r in m.routes}
+        self._registry.sync(providers.values())
         self._catalog = catalog
         return catalog
 
