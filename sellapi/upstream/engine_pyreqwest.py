@@ -57,7 +57,6 @@ class PyreqwestEngine:
         options = options or EngineOptions()
         patience_s = options.connect_timeout_s + 1
         self._lanes = Lanes(lambda tag: _build(options, tag), patience_s)
-        self._lanes.give_back(self._lanes.take())  # bad options are told here, not by a call
         self._slots = Slots(options)
 
     def open(self, call: Call) -> PyreqwestExchange:
@@ -80,7 +79,7 @@ def _build(options: EngineOptions, tag: int) -> Client:
         .http1_only()
         .connect_timeout(timedelta(seconds=options.connect_timeout_s))
         .pool_idle_timeout(timedelta(seconds=options.keep_alive_s))
-        .pool_max_idle_per_host(1)
+        .pool_max_idle_per_host(options.max_connections)
         .tcp_user_timeout(timedelta(milliseconds=tag))
         .user_agent(USER_AGENT)
         .default_headers({"accept-encoding": "identity"})
@@ -123,7 +122,7 @@ class PyreqwestExchange(Exchange):
 
     async def _send(self) -> str | None:
         call = self._call
-        lane = self._lane = self._lanes.take()
+        lane = self._lane = await self._lanes.take()
         request = (
             lane.client.post(call.url)
             .headers(call.headers)

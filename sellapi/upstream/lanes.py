@@ -5,11 +5,13 @@ lives on inside the library until the provider answers, and is billed. Closing t
 end it either (measured; tests/integration/test_engines.py would notice a library that learns it).
 So the connection is cut from outside. To know which one it is, every call in flight has a client of
 its own, a *lane*, whose sockets carry a number nobody else has: their TCP_USER_TIMEOUT, some
-milliseconds above the library's default of 30 s. Lanes are kept and used again, last one first; a
-lane costs 4 ms to build and 100 kB. Cancelling costs a look at the process's sockets (about 3 us
+milliseconds above the library's default of 30 s. Lanes are kept and used again, last one first; one
+costs 5 ms of a helper thread to build, and 100 kB (190 kB with its connection and stream), so there
+are at most `LANES_MAX`; calls beyond share one client and, cancelled before their head, end with
+it. Cancelling costs a look at the process's sockets (about 3 us
 each), together for all calls cancelled in one turn of the loop.
 
-Where the kernel has no such option (not Linux), a cancelled call ends when the provider answers.
+Where the kernel has no such option (not Linux), every call shares that client.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 from pyreqwest.client import Client
 
@@ -28,8 +31,11 @@ __all__ = ["Lane", "Lanes"]
 
 OPTION: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 SOCKETS = "/proc/self/fd"
-TAGS = count(30_001)
+SHARED = 30_000
+"""The tag of clients that are shared: never cut."""
+TAGS = count(SHARED + 1)
 """Milliseconds; one sequence for all engines of the process."""
+LANES_MAX = 256
 AGAIN_S = (0.05, 0.2, 0.5, 1.0)
 """When to look again for a call that was cancelled before its connection stood."""
 
@@ -47,25 +53,38 @@ class Lanes:
         """``build(tag)`` makes a client; ``patience_s``: how long a connect may still succeed."""
         self._build = build
         self._patience_s = patience_s
+        self._shared = Lane(SHARED, build(SHARED))
+        self._room = LANES_MAX if OPTION is not None and Path(SOCKETS).is_dir() else 0
         self._free: list[Lane] = []
-        self._all: list[Lane] = []
+        self._all: list[Lane] = [self._shared]
         self._doomed: dict[int, tuple[Lane, float]] = {}
         self._looking: asyncio.Handle | None = None
         self._round = 0
 
-    def take(self) -> Lane:
+    async def take(self) -> Lane:
         if self._free:
             return self._free.pop()
+        if self._room == 0:
+            return self._shared
+        self._room -= 1
         tag = next(TAGS)
-        lane = Lane(tag, self._build(tag))
+        try:
+            client = await asyncio.get_running_loop().run_in_executor(None, self._build, tag)
+        except BaseException:  # cancelled: the client is dropped, its place is free
+            self._room += 1
+            raise
+        lane = Lane(tag, client)
         self._all.append(lane)
         return lane
 
     def give_back(self, lane: Lane) -> None:
-        self._free.append(lane)
+        if lane is not self._shared:
+            self._free.append(lane)
 
     def cut(self, lane: Lane) -> None:
         """End what the lane is doing, in this turn of the loop; then it is free again."""
+        if lane is self._shared:
+            return
         loop = asyncio.get_running_loop()
         self._doomed[lane.tag] = (lane, loop.time() + self._patience_s)
         if self._looking is not None:
@@ -104,9 +123,9 @@ def shut_down(tags: set[int]) -> set[int]:
     at any moment, and the tag is read from what is then shut down.
     """
     found: set[int] = set()
-    if OPTION is None or not os.path.isdir(SOCKETS):  # noqa: PTH112 - hot, and no Path is needed
+    if OPTION is None:
         return found
-    for name in os.listdir(SOCKETS):  # noqa: PTH208
+    for name in os.listdir(SOCKETS):  # noqa: PTH208 - numbers, not paths
         try:
             number = os.dup(int(name))
         except OSError:

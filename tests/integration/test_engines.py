@@ -748,6 +748,19 @@ async def test_after_a_timeout_the_task_is_not_left_cancelled(kind: str) -> None
             await asyncio.sleep(0.01)
 
 
+async def test_calls_beyond_the_lanes_share_a_client(monkeypatch: Any) -> None:
+    """More calls at once than pyreqwest lanes: all are answered, each on its connection."""
+    monkeypatch.setattr("sellapi.upstream.lanes.LANES_MAX", 2)
+    release = asyncio.Event()
+    async with raw_server(answer) as server, running("pyreqwest") as engine:
+        for _ in range(2):
+            tasks = [asyncio.create_task(hold(engine, server.url, release)) for _ in range(6)]
+            await asyncio.sleep(0.05)
+            release.set()
+            assert await asyncio.gather(*tasks) == [200] * 6
+    assert len(server.requests) == 12
+
+
 # The queue ----------------------------------------------------------------------------------------
 
 
