@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 ABSENT = msgspec.Raw()
+_NOTHING = (b"", b"null")
 _MAX_COUNT = 10**9
 """A larger token count is no count: no model reads or writes so much in one request."""
 
@@ -110,8 +111,7 @@ _encoder = msgspec.json.Encoder()
 
 def is_null(raw: msgspec.Raw) -> bool:
     """Whether a field is absent or null."""
-    data = bytes(raw)
-    return not data or data == b"null"
+    return raw is ABSENT or bytes(raw) in _NOTHING
 
 
 def loads(data: bytes) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import orjson
 
 from sellapi.domain.usage import Usage
@@ -19,6 +18,7 @@ from sellapi.upstream.adapter import Answer, Job, TextCount, UpstreamFailure
 from sellapi.upstream.openai_failure import garbage, reported_failure, truncated
 from sellapi.upstream.openai_gather import gather, split_completion
 from sellapi.upstream.openai_reply import (
+    ABSENT,
     Call,
     Choice,
     Chunk,
@@ -36,6 +36,8 @@ __all__ = ["OpenAIStream"]
 
 _ROLE = b'"role":"assistant",'
 _NULL_USAGE = b',"usage":null'
+_NULL_USAGE_LAST = b',"usage":null}'
+_CHOICES = b'"choices":['
 
 
 class OpenAIStream:
@@ -50,8 +52,9 @@ class OpenAIStream:
         self.skipped = 0
         self._job = job
         self._model = orjson.dumps(job.slug)
-        self._old: bytes | None = None
-        self._new = b'"model":' + self._model
+        self._head_in = b""
+        """How this provider's chunks begin, up to the choices, and how ours do in their place."""
+        self._head_out = b""
         self._ask = job.include_usage
         self._splitter = sse.Splitter()
         self._plain: list[bytes] | None = []
@@ -173,15 +176,15 @@ class OpenAIStream:
 
     def _rewrite(self, event: bytes, chunk: Chunk, has_usage: bool) -> bytes:
         """Model, usage and obfuscation as the client is to see them, by editing the bytes."""
-        if self._old is not None and event.count(b'"model"') == 1 == event.count(self._old):
-            event = event.replace(self._old, self._new)
+        if self._head_in and event.startswith(self._head_in):
+            event = self._head_out + event[len(self._head_in) :]
         else:
-            event = rename(event, chunk.model, self._model)
-            if chunk.model:
-                self._old = b'"model":' + msgspec.json.encode(chunk.model)
-        if bytes(chunk.obfuscation):
+            renamed = rename(event, chunk.model, self._model)
+            self._learn_head(event, renamed)
+            event = renamed
+        if chunk.obfuscation is not ABSENT:
             event = _cut(event, b"obfuscation", bytes(chunk.obfuscation))
-        said = bytes(chunk.usage)
+        said = b"" if chunk.usage is ABSENT else bytes(chunk.usage)
         if self._ask:
             if has_usage:
                 return edit(event, {"usage": b"null"})
@@ -190,6 +193,13 @@ class OpenAIStream:
         elif said:
             return _cut(event, b"usage", said)
         return event
+
+    def _learn_head(self, event: bytes, renamed: bytes) -> None:
+        """Equal first bytes of a JSON object mean equal first fields: those need no second look."""
+        head, mark, _ = event.partition(_CHOICES)
+        ours, ours_mark, _ = renamed.partition(_CHOICES)
+        if mark and ours_mark and b'"model"' in head and head.count(b"{") == 1:
+            self._head_in, self._head_out = head + mark, ours + mark
 
     def _look(self, place: int, choice: Choice, fixes: list[_Fix]) -> None:
         """Count and remember a choice's piece; add what would break the SDKs to ``fixes``."""
@@ -325,6 +335,8 @@ def _repair(event: bytes, fixes: list[_Fix]) -> bytes:
 
 def _cut(event: bytes, key: bytes, raw: bytes) -> bytes:
     """The object without a top-level field whose value's bytes are known."""
+    if raw == b"null" and event.endswith(_NULL_USAGE_LAST) and key == b"usage":
+        return event[: -len(_NULL_USAGE_LAST)] + b"}"  # what closes last is the object itself
     found = b',"' + key + b'":' + raw
     if event.count(b'"' + key + b'"') == 1 == event.count(found):
         return event.replace(found, b"")
