@@ -137,7 +137,7 @@ class UpstreamFailure(Exception):
     forwarded yet (connect failure, 408, 429, 5xx, 529). ``timed_out``: a first-byte or idle deadline
     passed. ``key_refused``: the provider refused *our* key (401/403): the operator's trouble.
     ``reason`` is a short slug for logs and the receipt's attempts: ``connect``, ``status_503``,
-    ``reset``, ``truncated``, ``timeout``, ``stream_error``, ``garbage``, ``queue_full``.
+    ``reset``, ``truncated``, ``timeout``, ``stream_error``, ``garbage``, ``queue_full``, ``config``.
     """
 
     def __init__(
