@@ -1,0 +1,61 @@
+"""One cheap real call to a provider: does its key work, is its URL right?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from sellapi.domain.catalog import Provider
+from sellapi.upstream.adapter import UpstreamFailure
+from sellapi.upstream.client import EngineOptions
+from sellapi.upstream.engine_httpx import HttpxEngine
+from sellapi.upstream.registry import Registry
+
+__all__ = ["probe"]
+
+TIMEOUT_S = 20.0
+ANSWER_MAX = 1_000_000
+
+
+def probe(provider: Provider, upstream_id: str, env: Mapping[str, str]) -> tuple[bool, int, str]:
+    """``(ok, milliseconds, message)``; the message holds no secret. Blocks for `TIMEOUT_S` at most.
+
+    ``env`` is not used: the credential is read where the server reads it.
+    """
+    del env
+    return asyncio.run(_probe(provider, upstream_id))
+
+
+async def _probe(provider: Provider, upstream_id: str) -> tuple[bool, int, str]:
+    registry = Registry(_engine, connect_timeout_s=5.0)
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            registry.sync([provider])
+            message, ok = await _ask(registry, provider, upstream_id)
+    except UpstreamFailure as failure:
+        message, ok = f"{failure.reason}: {failure.error.message}", False
+    except TimeoutError:
+        message, ok = f"no answer within {TIMEOUT_S:.0f} s", False
+    finally:
+        await registry.close()
+    return ok, round((time.monotonic() - started) * 1000), message
+
+
+def _engine(provider: Provider, options: EngineOptions) -> HttpxEngine:
+    del provider
+    return HttpxEngine(options)
+
+
+async def _ask(registry: Registry, provider: Provider, upstream_id: str) -> tuple[str, bool]:
+    link = registry.link(provider)
+    call = link.call(link.adapter.probe(upstream_id), TIMEOUT_S, TIMEOUT_S)
+    async with link.engine.open(call) as reply:
+        body = await reply.read(ANSWER_MAX)
+        if 200 <= reply.status < 300:
+            return "it answers", True
+        failure = link.adapter.failure(reply.status, reply.headers, body)
+        if failure.key_refused:
+            return f"it refused our key (HTTP {reply.status})", False
+        return f"HTTP {reply.status}: {failure.error.message}", False

@@ -1,0 +1,60 @@
+"""Server processes as others see them: which are alive, and what they last wrote of themselves."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sellapi.storage.database import Tx
+from sellapi.storage.journal import lock_path
+
+__all__ = ["all_instances", "is_alive", "served_providers"]
+
+FRESH_S = 10
+"""A status row older than this says nothing about now."""
+
+
+def is_alive(database: Path, instance_id: str) -> bool:
+    """Whether the process still holds its lock. A look only: the lock is let go at once."""
+    try:
+        fd = os.open(lock_path(database, instance_id), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # A shared lock: two lookers do not take each other for a living server.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def all_instances(tx: Tx, database: Path) -> list[dict[str, Any]]:
+    """Instance rows with ``alive`` and the decoded ``status``."""
+    found = tx.rows("SELECT * FROM instances ORDER BY started_at, id")
+    for row in found:
+        row["alive"] = is_alive(database, row["id"])
+        try:
+            status = json.loads(row["status"])
+        except ValueError:
+            status = {}
+        row["status"] = status if isinstance(status, dict) else {}
+    return found
+
+
+def served_providers(tx: Tx, database: Path, now: int) -> dict[str, Mapping[str, Any]]:
+    """What living servers say of providers, by name: ``{"available": bool, "state": str, …}``."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in all_instances(tx, database):
+        if not row["alive"] or now - row["status_at"] > FRESH_S:
+            continue
+        said = row["status"].get("providers") or {}
+        if isinstance(said, list):
+            said = {p.get("name"): p for p in said if isinstance(p, dict)}
+        found |= {str(n): p for n, p in said.items() if isinstance(p, dict)}
+    return found

@@ -1,0 +1,46 @@
+"""Old request rows are removed; their sums by day were kept all along, the ledger is untouched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sellapi.storage.database import Database
+
+__all__ = ["prune"]
+
+CHUNK = 1_000
+PAUSE_S = 0.005
+"""Between chunks, so that a running server's writer gets its turn."""
+
+
+def prune(
+    database: Database, before_ms: int, progress: Callable[[int, int], None] | None = None
+) -> int:
+    """Remove requests resolved before a time, oldest first; returns how many.
+
+    The horizon is written first: whoever verifies meanwhile knows that rows below it may be gone.
+    Rows that still hold credits stay, however old.
+    """
+    with database.transaction() as tx:
+        tx.execute("UPDATE retention SET pruned_before_ms = max(pruned_before_ms, ?)", (before_ms,))
+        last_id = int(tx.value("SELECT max(id) FROM requests") or 0)
+    cursor = removed = 0
+    while cursor < last_id:
+        with database.transaction() as tx:
+            rows = tx.execute(
+                "SELECT id, created_ms FROM requests WHERE id > ? ORDER BY id LIMIT ?",
+                (cursor, CHUNK),
+            ).fetchall()
+            if not rows or min(row[1] for row in rows) >= before_ms:
+                break
+            removed += tx.execute(
+                "DELETE FROM requests WHERE id > ? AND id <= ? AND state <> 'held' "
+                "AND delivery <> 0 AND coalesce(finished_ms, created_ms) < ?",
+                (cursor, rows[-1][0], before_ms),
+            ).rowcount
+            cursor = rows[-1][0]
+        if progress:
+            progress(cursor, last_id)
+        time.sleep(PAUSE_S)
+    return removed
