@@ -111,6 +111,8 @@ class Quirks:
     """Most tokens one document or file of unseen size can cost."""
     openai: OpenAIQuirks = OpenAIQuirks()
     """For providers of kind openai."""
+    image_output_tokens: int | None = None
+    """Most tokens one drawn image can cost where quality does not matter; None: by quality."""
     gemini: GeminiQuirks = GeminiQuirks()
     """For providers of kind gemini."""
     anthropic: AnthropicQuirks = AnthropicQuirks()
@@ -151,10 +153,18 @@ _GEMINI: tuple[tuple[str, Quirks], ...] = (
             )
         ),
     ),
-    (r"gemini-(2\.\d|1\.\d).*image", Quirks(gemini=GeminiQuirks())),
+    (
+        r"gemini-(2\.\d|1\.\d).*image",
+        Quirks(image_output_tokens=1_290, gemini=GeminiQuirks()),
+    ),
     (
         r"gemini-(\d\d|[3-9]).*image",
-        _thinker(replace(_GEMINI_3, levels=(), image_sizes=("1K", "2K", "4K"), signatures=False)),
+        replace(
+            _thinker(
+                replace(_GEMINI_3, levels=(), image_sizes=("1K", "2K", "4K"), signatures=False)
+            ),
+            image_output_tokens=2_600,
+        ),
     ),
     (r"gemini-2\.5-pro", _thinker(GeminiQuirks(budgets=(128, 32_768)))),
     (r"gemini-2\.5-", _thinker(GeminiQuirks(budgets=(0, 24_576)))),

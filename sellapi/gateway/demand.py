@@ -322,7 +322,7 @@ _MOST_IMAGE_TOKENS = 6_300
 _PIXELS = 1024 * 1536
 
 
-def _images(fields: RawFields, _model: Model) -> Asked:
+def _images(fields: RawFields, model: Model) -> Asked:
     asked: ImageFields = ImageFields.read(fields)
     size, quality = asked.size or "auto", asked.quality or "auto"
     counts = _split(bytes(fields["prompt"]))
@@ -331,12 +331,19 @@ def _images(fields: RawFields, _model: Model) -> Asked:
         Demand(
             prompt=Usage(input=upper_tokens(*counts) + 64),
             images=n,
-            image_tokens=_image_tokens(size, quality),
+            image_tokens=_dearest_image(model, size, quality),
             size=size,
             quality=quality,
         ),
         Usage(input=fair_tokens(*counts)),
     )
+
+
+def _dearest_image(model: Model, size: str, quality: str) -> int:
+    """Most output tokens one image can cost on any route; some models know no quality."""
+    by_quality = _image_tokens(size, quality)
+    known = (route.quirks.image_output_tokens for route in model.routes)
+    return max((tokens or by_quality for tokens in known), default=by_quality)
 
 
 def _image_tokens(size: str, quality: str) -> int:
