@@ -1,0 +1,148 @@
+"""Acts on whole database files: migrate, check, backup, restore, the example."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sellapi.admin.setup import init
+from sellapi.admin.views import BackupResult, DbCheck
+from sellapi.errors import DatabaseMissing, Refused
+from sellapi.storage import backup as files
+from sellapi.storage.database import Database
+from sellapi.storage.verify import Found, verify
+
+__all__ = ["backup", "check", "example", "migrate", "restore"]
+
+EXAMPLE_TIME = 1_795_392_000
+"""2026-11-23, so that the example file does not change with the day it is written."""
+Progress = Callable[[int, int], None]
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DatabaseMissing(f"there is no database at {path}: run `sellapi init` first")
+    return path
+
+
+def migrate(path: str | Path) -> DbCheck:
+    """Bring an existing database's schema up to date; keeps everything."""
+    database = Database(_existing(Path(path)))
+    try:
+        database.check_owner()
+        applied = database.migrate()
+        return DbCheck(True, database.schema_version(), tuple(f"applied {n}" for n in applied))
+    finally:
+        database.close()
+
+
+def check(path: str | Path) -> DbCheck:
+    """What SQLite finds wrong with the file."""
+    database = Database(_existing(Path(path)))
+    try:
+        problems = files.check(database)
+        return DbCheck(not problems, database.schema_version(), tuple(problems))
+    finally:
+        database.close()
+
+
+def _result(file: Path, found: Found, schema: int, kept: Path | None = None) -> BackupResult:
+    return BackupResult(
+        file=str(file),
+        size_bytes=file.stat().st_size,
+        schema=schema,
+        accounts=found.accounts,
+        entries=found.entries,
+        head=found.head,
+        kept=None if kept is None else str(kept),
+    )
+
+
+def _verified(database: Database, path: Path) -> Found:
+    found = verify(database)
+    if found.difference is not None:
+        raise Refused(f"the ledger in {path} does not add up: {found.difference}")
+    return found
+
+
+def backup(
+    database: Database, target: str | Path, progress: Progress | None = None
+) -> BackupResult:
+    """An online backup that was opened again, checked and verified; it overwrites nothing."""
+    path = Path(target)
+    files.backup(database, path, progress)
+    scratch = path.with_name(f".{path.name}.check-{os.getpid()}")
+    files.copy_aside(path, scratch)
+    try:
+        copy = files.open_copy(scratch)
+        try:
+            return _result(path, _verified(copy, path), copy.schema_version())
+        finally:
+            copy.close()
+    except Refused as error:
+        raise Refused(f"the backup stands in {path}, but {error}") from error
+    finally:
+        _remove(scratch)
+
+
+def _remove(path: Path) -> None:
+    for side in ("", "-wal", "-shm"):
+        Path(f"{path}{side}").unlink(missing_ok=True)
+
+
+def restore(
+    path: str | Path, source: str | Path, *, clock: Callable[[], float] = time.time
+) -> BackupResult:
+    """Put a backup in the database's place; the old one is kept aside.
+
+    Refused while a server runs, and for a file that is damaged, of an older or newer schema, or
+    whose ledger does not verify.
+    """
+    database, backup_file = Path(path), Path(source)
+    if database.exists():
+        Database(database).check_owner()
+        if database.samefile(backup_file) if backup_file.exists() else False:
+            raise Refused("that is the database itself")
+    pid = files.running_server(database)
+    if pid is not None:
+        raise Refused(f"a server runs on {database} (pid {pid}): stop it first")
+    if not backup_file.is_file():
+        raise Refused(f"there is no file {backup_file}")
+    scratch = database.with_name(f".{database.name}.restore-{os.getpid()}")
+    try:
+        files.copy_aside(backup_file, scratch)
+        copy = files.open_copy(scratch)
+        try:
+            found, schema = _verified(copy, backup_file), copy.schema_version()
+            copy.raw().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            copy.close()
+        for side in ("-wal", "-shm"):
+            Path(f"{scratch}{side}").unlink(missing_ok=True)
+        kept = files.put_in_place(scratch, database, clock())
+    finally:
+        _remove(scratch)
+    return _result(database, found, schema, kept)
+
+
+def example(target: str | Path) -> DbCheck:
+    """Write a migrated database with the default catalog, the same bytes' worth every time."""
+    path = Path(target)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        init(scratch, actor="example", via="cli", env={}, clock=lambda: EXAMPLE_TIME)
+        connection = sqlite3.connect(scratch, isolation_level=None)
+        try:
+            connection.execute("UPDATE migrations SET applied_at = ?", (EXAMPLE_TIME,))
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("VACUUM")
+        finally:
+            connection.close()
+        scratch.chmod(0o644)
+        scratch.replace(path)
+    finally:
+        _remove(scratch)
+    return check(path)

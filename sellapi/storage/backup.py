@@ -1,0 +1,180 @@
+"""Whole files: online backup, integrity, restore with the old database kept aside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sellapi.errors import DatabaseUnavailable, Refused, SchemaMismatch
+from sellapi.storage import instances
+from sellapi.storage.database import Database, explain_trouble
+from sellapi.storage.migrations import SCHEMA_VERSION
+
+__all__ = ["backup", "check", "copy_aside", "running_server"]
+
+STEP_PAGES = 1_000
+PAUSE_S = 0.01
+RESTARTS_MAX = 3
+_SIDE_FILES = ("-wal", "-shm")
+
+
+class _Restarted(Exception):
+    """Somebody wrote between two steps, and the copy began again too often."""
+
+
+def check(database: Database) -> list[str]:
+    """What SQLite finds wrong with the file, table by table; [] when it is sound."""
+    problems: list[str] = []
+    with database.read() as tx:
+        tables = [r[0] for r in tx.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            quoted = table.replace('"', '""')
+            rows = tx.execute(f'PRAGMA integrity_check("{quoted}")').fetchall()
+            problems += [f"{table}: {row[0]}" for row in rows if row[0] != "ok"]
+        problems += [
+            f"{row[0]} row {row[1]}: refers to a missing {row[2]}"
+            for row in tx.execute("PRAGMA foreign_key_check").fetchall()
+        ]
+    return problems[:100]
+
+
+def backup(
+    database: Database, target: Path, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Copy a database in use into one self-contained file (mode 0600), complete or not at all.
+
+    Small steps let the WAL be checkpointed meanwhile. A write by another process makes SQLite begin
+    again (sqlite.org/c3ref/backup_finish.html); under load that would never end, so after a few
+    restarts the rest is copied in one step, which holds one read snapshot for as long as it takes.
+    """
+    if target.exists():
+        raise Refused(f"{target} exists: a backup overwrites nothing")
+    if not target.parent.is_dir():
+        raise Refused(f"there is no directory {target.parent}")
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        _copy(database, part, progress)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.link(part, target)  # unlike rename, never replaces a file that came meanwhile
+        _sync_directory(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, sqlite3.Error):
+            raise explain_trouble(error) from error
+        raise DatabaseUnavailable(f"the backup could not be written: {error.strerror}") from error
+    finally:
+        for side in ("", *_SIDE_FILES, "-journal"):
+            Path(f"{part}{side}").unlink(missing_ok=True)
+
+
+def _copy(database: Database, part: Path, progress: Callable[[int, int], None] | None) -> None:
+    source = database.raw()
+    restarts, least = 0, None  # type: int, int | None
+
+    def watch(_: int, remaining: int, total: int) -> None:
+        nonlocal restarts, least
+        if least is not None and remaining > least:
+            restarts += 1
+            if restarts > RESTARTS_MAX:
+                raise _Restarted
+        least = remaining
+        if progress:
+            progress(total - remaining, total)
+
+    destination = sqlite3.connect(part)
+    try:
+        try:
+            source.backup(destination, pages=STEP_PAGES, progress=watch, sleep=PAUSE_S)
+        except _Restarted:
+            destination.close()
+            part.write_bytes(b"")
+            destination = sqlite3.connect(part)
+            source.backup(destination, pages=-1)
+        destination.execute("PRAGMA journal_mode = DELETE")  # one file, no -wal beside it
+    finally:
+        destination.close()
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def open_copy(path: Path) -> Database:
+    """A backup file, opened for checking; raises `Refused` in words when it cannot be used."""
+    if not path.is_file():
+        raise Refused(f"there is no file {path}")
+    database = Database(path)
+    try:
+        version = database.schema_version()
+        problems = check(database)
+    except (DatabaseUnavailable, SchemaMismatch) as error:
+        database.close()
+        raise Refused(f"{path} cannot be restored: {error}") from error
+    if version != SCHEMA_VERSION:
+        database.close()
+        age = "older" if version < SCHEMA_VERSION else "newer"
+        mend = (
+            f"migrate it first: `sellapi db migrate --database {path}`"
+            if age == "older"
+            else "use the newer sellapi that wrote it"
+        )
+        raise Refused(f"{path} has schema {version}, {age} than this program's: {mend}")
+    if problems:
+        database.close()
+        raise Refused(f"{path} is damaged: {problems[0]}")
+    return database
+
+
+def running_server(database: Path) -> int | None:
+    """The pid of a server that uses the file now, or None. Works on a damaged database too."""
+    for lock in database.parent.glob(f"{database.name}-instance-*.lock"):
+        instance_id = lock.name.removeprefix(f"{database.name}-instance-").removesuffix(".lock")
+        if instances.is_alive(database, instance_id):
+            try:
+                connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+                row = connection.execute(
+                    "SELECT pid FROM instances WHERE id = ?", (instance_id,)
+                ).fetchone()
+                connection.close()
+            except sqlite3.Error:
+                row = None
+            return int(row[0]) if row else 0
+    return None
+
+
+def copy_aside(path: Path, scratch: Path) -> None:
+    """Copy a backup beside the database, so that checking it changes nothing in the original."""
+    fd = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    with os.fdopen(fd, "wb") as target, path.open("rb") as source:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def put_in_place(scratch: Path, database: Path, now: float) -> Path | None:
+    """Move the old database (with its WAL) aside and the new one in; returns where the old one is."""
+    kept: Path | None = None
+    if database.exists():
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
+        kept = database.with_name(f"{database.name}.before-restore-{stamp}")
+        number = 1
+        while kept.exists():
+            number += 1
+            kept = database.with_name(f"{database.name}.before-restore-{stamp}-{number}")
+        for side in _SIDE_FILES:  # first: a WAL beside the wrong file would be replayed into it
+            beside = Path(f"{database}{side}")
+            if beside.exists():
+                beside.rename(f"{kept}{side}")
+        database.rename(kept)
+    scratch.rename(database)
+    _sync_directory(database.parent)
+    return kept
