@@ -1,0 +1,65 @@
+# The commands of a checkout. `make help` lists them; `make run` is where to begin.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# What a shell has set for other projects must not reach ours.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
+export PYTHON
+
+.PHONY: help run test test-deps lint format zipapp lock clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.runtime ## Serve the demo: offline, with a demo provider, a user and a key
+	@exec $(PY) cli.py serve --demo $(ARGS)
+
+test: $(VENV)/.dev ## Run every test (ARGS="-k words" runs some)
+	@$(PY) -m pytest $(ARGS)
+
+test-deps: $(VENV)/.dev tests/node/node_modules/.installed ## Install the tools that some tests want (curl, Node SDKs)
+	@tools/setup.sh curl
+
+lint: $(VENV)/.dev ## Check style, types and layers
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports --no-cache
+
+format: $(VENV)/.dev ## Put every file into the house's shape
+	@$(PY) -m ruff check --fix-only --quiet .
+	@$(PY) -m ruff format .
+
+zipapp: $(VENV)/.dev ## Build dist/sellapi.pyz, the one file to copy to a server
+	@$(PY) tools/zipapp.py
+
+lock: $(VENV)/.dev ## Resolve pyproject.toml and tests/node again into their locks (ARGS=--upgrade for newer ones)
+	@tools/lock.sh $(ARGS)
+
+clean: ## Remove what these commands made (databases stay)
+	@rm -rf $(VENV) .venv.lock build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis .import_linter_cache tests/node/node_modules
+	@find cli.py sellapi tui tests tools bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Stamps: each is younger than what it was made from, so a second `make run` starts at once.
+$(VENV)/.runtime: requirements.txt pyproject.toml
+	@tools/setup.sh runtime
+
+$(VENV)/.dev: requirements-dev.txt pyproject.toml
+	@tools/setup.sh dev
+
+tests/node/node_modules/.installed: tests/node/package.json tests/node/package-lock.json
+	@tools/setup.sh node
+
+# `make -j test-deps test` must not test before the tools are there.
+ifneq ($(filter test-deps,$(MAKECMDGOALS)),)
+test: | test-deps
+endif

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Resolves pyproject.toml into requirements.txt and requirements-dev.txt, and tests/node likewise.
+# What is pinned stays unless it no longer fits; --upgrade takes the newest.
+# The locks name packages and hashes, never the address of an index.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+.venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
+    echo "The locks are resolved on Python 3.11, the oldest we support; .venv has another." >&2
+    echo "Type:  make clean && make lock PYTHON=python3.11" >&2
+    exit 1
+}
+export CUSTOM_COMPILE_COMMAND="make lock"
+compile() {
+    .venv/bin/python -m piptools compile --quiet --strip-extras --allow-unsafe --generate-hashes \
+        --no-emit-index-url --no-emit-trusted-host --no-emit-find-links "$@" pyproject.toml </dev/null
+}
+compile --output-file=requirements.txt "$@"
+compile --output-file=requirements-dev.txt --extra=dev --constraint=requirements.txt "$@"
+if command -v npm >/dev/null; then
+    (cd tests/node && npm install --package-lock-only --omit-lockfile-registry-resolved --loglevel=error)
+else
+    echo "tests/node/package-lock.json was left alone: there is no npm on this machine." >&2
+fi
