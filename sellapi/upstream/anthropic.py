@@ -128,6 +128,7 @@ def _gather(gathered: Gathered, block: Any) -> None:
     elif kind == "tool_use" and isinstance(block.get("id"), str):
         arguments = orjson.dumps(block.get("input") or {}).decode()
         gathered.mark_call()
+        gathered.count.add(f"{block.get('name', '')}{arguments}")
         gathered.call(block["id"], str(block.get("name", "")), arguments)
     elif kind == "thinking" and isinstance(block.get("thinking"), str):
         if block["thinking"]:
@@ -278,6 +279,7 @@ class AnthropicStream:
             block.id, block.name = content["id"], str(content.get("name", ""))
             block.input = content.get("input")
             self._gathered.mark_call()
+            self.text.add(block.name)
             self._calls.append(block)
             self._write_calls()
         elif block.kind == "thinking":
@@ -338,6 +340,7 @@ class AnthropicStream:
 
     def _arguments(self, block: _Block, piece: str) -> None:
         block.pieces.append(piece)
+        self.text.add(piece)
         if block.started:
             self._out.append(self._writer.tool_arguments(block.call, piece))
 

@@ -398,6 +398,7 @@ def _document(job: Job, part: FilePart) -> JsonObject:
                 raise refuse("Only PDF files can be named by URL.", f"{part.param}.file_data")
             return {"type": "document", "source": {"type": "url", "url": part.url}, **title}
         mime, data = _encoded(media)
+    mime = mime or _guess(data)
     if mime in _IMAGES:
         return {"type": "image", "source": {"type": "base64", "media_type": mime, "data": data}}
     if mime == "application/pdf":
@@ -408,6 +409,15 @@ def _document(job: Job, part: FilePart) -> JsonObject:
     raise refuse(
         f"Files must be PDF, plain text or images, not {mime or 'of unknown type'}.", part.param
     )
+
+
+def _guess(data: str) -> str:
+    """Bare base64 that nothing tells the type of: text if it reads as such, else a PDF."""
+    try:
+        base64.b64decode(data).decode("utf-8-sig")
+    except ValueError:
+        return "application/pdf"
+    return "text/plain"
 
 
 def _plain_text(data: str, param: str) -> JsonObject:

@@ -143,10 +143,8 @@ class Gathered:
         self._thinking.append(block)
 
     def call(self, identifier: str, name: str, arguments: str) -> None:
-        """A whole tool call."""
+        """A whole tool call; its text was counted as it came."""
         self.calls.append(identifier)
-        self.count.add(name)
-        self.count.add(arguments)
         if self._keep:
             self.choice.tool_call(identifier, name, arguments)
 

@@ -397,10 +397,10 @@ def _message(item: JsonObject, param: str, legacy: _LegacyCalls) -> Message:
     cache = cache if isinstance(cache, dict) else None
     content = item.get("content")
     if role in ("system", "developer"):
-        parts = parse_parts(content, param, required=True)
+        parts = parse_parts(content, param)
         return Message("system", parts, param, item, name=name, cache_control=cache)
     if role == "user":
-        parts = parse_parts(content, param, required=True)
+        parts = parse_parts(content, param)
         return Message("user", parts, param, item, name=name, cache_control=cache)
     if role == "assistant":
         parts = parse_parts(content, param)

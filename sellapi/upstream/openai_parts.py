@@ -80,9 +80,10 @@ class FilePart:
 Part = TextPart | ImagePart | AudioPart | FilePart
 
 
-def parse_parts(content: Any, param: str, *, required: bool = False) -> tuple[Part, ...]:
+def parse_parts(content: Any, param: str) -> tuple[Part, ...]:
+    """The parts of a message's content, a string being one text part and null none."""
     param = f"{param}.content"
-    if content is None and not required:
+    if content is None:
         return ()
     if isinstance(content, str):
         return (TextPart(content),)

@@ -454,6 +454,19 @@ def test_media_goes_through_our_guard_at_a_private_base_url_only():
     assert refused(body, private_base_url=True) == "messages[0].content[0].image_url.url"
 
 
+@pytest.mark.parametrize("content", [None, "", " ", [], [{"type": "text", "text": ""}]])
+def test_empty_content_never_reaches_the_api(content: Any):
+    lone = sent({"messages": [{"role": "user", "content": content}]})
+    assert [m["role"] for m in lone["messages"]] == ["user"]
+    said = {"role": "assistant", "content": "x"}
+    later = sent({"messages": [USER, said, {"role": "user", "content": content}]})
+    assert [m["role"] for m in later["messages"]] == ["user", "assistant", "user"]
+    mute = sent({"messages": [USER, {"role": "assistant", "content": content}, USER]})
+    assert [m["role"] for m in mute["messages"]] == ["user"]
+    result = sent({"messages": [USER, asked(call("a")), told("a", content)], "tools": [TOOL]})
+    assert result["messages"][-1]["content"][0]["tool_use_id"] == "a"
+
+
 def test_the_default_service_tier_is_standard_and_other_modes_are_refused():
     assert sent({"service_tier": "default"})["service_tier"] == "standard_only"
     assert refused({}, mode="embedding") == "model"

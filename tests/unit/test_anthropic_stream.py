@@ -226,3 +226,10 @@ def test_usage_is_unknown_when_no_final_figure_came():
         event("message_stop"),
     )
     assert decoder.usage is None
+
+
+def test_arguments_count_as_received_text_while_the_call_is_still_open():
+    decoder = AnthropicAdapter().decoder(job({}, stream=True))
+    data = recorded("tool_use")
+    decoder.feed(data[: data.index(b"event: content_block_stop")])
+    assert decoder.text.ascii >= len('get_weather{"city":"Zrich"}')
