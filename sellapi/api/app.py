@@ -21,6 +21,7 @@ from sanic.exceptions import (
 )
 from sanic.exceptions import (
     PayloadTooLarge as SanicPayloadTooLarge,
+    RequestCancelled,
 )
 from sanic.handlers import ErrorHandler
 
@@ -50,9 +51,11 @@ _COUNTED = {401, 402, 403, 404, 429}
 class _Errors(ErrorHandler):
     """Every error leaves as the contract's JSON; whatever is not ours is told in one sentence."""
 
-    def default(self, request: Request, exception: Exception) -> HTTPResponse:
+    def default(self, request: Request, exception: BaseException) -> HTTPResponse:
         if request.method == "OPTIONS" and isinstance(exception, _NO_ROUTE):
             return _preflight(request)
+        if isinstance(exception, RequestCancelled):  # the client left: nobody reads an answer
+            return HTTPResponse(status=499)
         error = _as_api_error(request, exception)
         if error.status >= 500:
             cause = exception.__cause__ or exception
