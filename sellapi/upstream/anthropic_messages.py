@@ -77,7 +77,7 @@ def thoughts_by_message(
             continue
         calls = [call.id for call in message.tool_calls]
         thoughts = carried(message) or memory.recall(job.account_tag, calls)
-        if thoughts is not None and thoughts.model in ("", job.upstream_id):
+        if thoughts is not None and thoughts.model == job.upstream_id:
             found[index] = thoughts
     return found
 

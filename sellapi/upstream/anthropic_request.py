@@ -66,6 +66,8 @@ def encode_chat(job: Job, memory: ThoughtsMemory) -> tuple[bytes, bool]:
         prefill=job.quirks.anthropic.prefill and not thinking.on and not output_format,
     )
     body.update(_tools(job, chat, conversation, thinking, hints))
+    if "tools" in body:
+        _strict_within_limits(body["tools"], output_format)
     body.update(_system(conversation.system, hints))
     body["messages"] = conversation.messages
     body.update(thinking.fields)
@@ -215,7 +217,7 @@ def _tools(
         known = [{"name": n, "input_schema": tool_schema(None)} for n in conversation.called]
         return {"tools": known, "tool_choice": {"type": "none"}}
     unique = {tool.name: tool for tool in reversed(chat.tools)}  # a name twice is a 400
-    tools = _strict_within_limits([_tool(job, tool) for tool in reversed(unique.values())])
+    tools = [_tool(job, tool) for tool in reversed(unique.values())]
     choice = _tool_choice(job, chat.tool_choice, thinking, hints)
     if chat.parallel_tool_calls is False and (choice is None or choice["type"] != "none"):
         choice = {**(choice or {"type": "auto"}), "disable_parallel_tool_use": True}
@@ -242,9 +244,10 @@ def _tool(job: Job, tool: Tool) -> JsonObject:
     return made
 
 
-def _strict_within_limits(tools: list[JsonObject]) -> list[JsonObject]:
-    """Drop ``strict`` from the tools that go beyond what one request may have."""
-    count = optional = unions = 0
+def _strict_within_limits(tools: list[JsonObject], output_format: JsonObject) -> None:
+    """Drop ``strict`` from the tools that go beyond what one request may have, format included."""
+    count = 0
+    optional, unions = count_parameters(output_format.get("format", {}).get("schema"))
     for tool in tools:
         if "strict" not in tool:
             continue
@@ -253,7 +256,6 @@ def _strict_within_limits(tools: list[JsonObject]) -> list[JsonObject]:
         if count > _MAX_STRICT_TOOLS or optional > _MAX_OPTIONAL or unions > _MAX_UNIONS:
             del tool["strict"]
             count, optional, unions = count - 1, optional - more[0], unions - more[1]
-    return tools
 
 
 def _tool_choice(
@@ -278,7 +280,8 @@ def _output_format(job: Job, wanted: ResponseFormat, hints: list[str]) -> JsonOb
         return {}
     if wanted.type == "json_schema" and wanted.schema is not None:
         schema = strict_schema(wanted.schema) if job.quirks.anthropic.structured else None
-        if schema is not None and count_parameters(schema)[1] <= _MAX_UNIONS:
+        optional, unions = count_parameters(schema)
+        if schema is not None and optional <= _MAX_OPTIONAL and unions <= _MAX_UNIONS:
             return {"format": {"type": "json_schema", "schema": schema}}
         told = orjson.dumps(wanted.schema).decode()
         hints.append(f"{_JSON_OBJECT} It must match this JSON Schema:\n{told}")

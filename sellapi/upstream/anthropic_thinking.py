@@ -45,14 +45,11 @@ def carry(thoughts: Thoughts) -> JsonObject:
 
 
 def carried(message: Message) -> Thoughts | None:
-    """What came back with a message, if it is well-formed; None otherwise.
-
-    LiteLLM's ``thinking_blocks`` are understood too (they name no model).
-    """
+    """What came back with a message, if it is well-formed; None otherwise."""
     extra = message.raw.get("extra_content")
     inner = extra.get(_KEY) if isinstance(extra, dict) else None
     if not isinstance(inner, dict):
-        inner = {"thinking": message.raw.get("thinking_blocks"), "model": ""}
+        return None
     blocks = inner.get("thinking")
     model = inner.get("model")
     if not isinstance(blocks, list) or not blocks or not isinstance(model, str):

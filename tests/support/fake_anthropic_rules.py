@@ -179,12 +179,24 @@ def _check_thinking(body: dict[str, Any], limits: Limits) -> None:
         need(0 <= body.get("temperature", 0) <= 1, "temperature: range: 0..1")
 
 
+def _optional(schema: Any) -> int:
+    if isinstance(schema, list):
+        return sum(map(_optional, schema))
+    if not isinstance(schema, dict):
+        return 0
+    own = len(schema.get("properties", {})) - len(schema.get("required", ()))
+    return max(own, 0) + sum(map(_optional, schema.values()))
+
+
 def _check_tools(body: dict[str, Any], limits: Limits) -> None:
     tools = body.get("tools", [])
     names = [tool["name"] for tool in tools]
     need(len(set(names)) == len(names), "tools: Tool names must be unique.")
     strict = [tool for tool in tools if tool.get("strict")]
     need(len(strict) <= 20, "too many strict tools")
+    schemas = [tool["input_schema"] for tool in strict]
+    schemas += [(body.get("output_config", {}).get("format") or {}).get("schema", {})]
+    need(sum(map(_optional, schemas)) <= 24, "too many optional parameters")
     for tool in tools:
         need(re.fullmatch(r"[A-Za-z0-9_-]{1,128}", tool["name"]), "tools.name: pattern")
         schema = tool["input_schema"]
