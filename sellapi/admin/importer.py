@@ -1,0 +1,235 @@
+"""Price lists of others: OpenRouter's ``/models`` and LiteLLM's price map, compared and applied.
+
+Both price per token as decimals (OpenRouter strings, LiteLLM JSON numbers); they are read as exact
+decimals, never as floats. An import adds models and price versions; it never deletes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from sellapi.admin.views import ImportChange, ImportPlan
+from sellapi.domain.credits import format_usd
+from sellapi.errors import UsageError
+
+if TYPE_CHECKING:
+    from sellapi.admin.service import Admin
+
+__all__ = ["apply", "plan"]
+
+ROWS_MAX = 100_000
+_OPENROUTER = {
+    "prompt": "input",
+    "completion": "output",
+    "input_cache_read": "cached_input",
+    "input_cache_write": "cache_write",
+    "audio": "audio_input",
+}
+_LITELLM = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cached_input",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "input_cost_per_audio_token": "audio_input",
+    "output_cost_per_image_token": "image_output",
+}
+_LITELLM_MODES = {"chat": "chat", "embedding": "embedding", "image_generation": "image"}
+_FIELDS = {"cached_input": "cache_read"}
+"""Option names -> names in `Model.prices`, where they differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """One model of a price list."""
+
+    upstream: str
+    name: str
+    mode: str
+    prices: dict[str, str]
+    context: int | None
+    max_output: int | None
+
+
+def plan(
+    admin: Admin,
+    data: bytes,
+    *,
+    provider: str | None = None,
+    only: str = "",
+    add_new: bool = True,
+) -> ImportPlan:
+    """The difference between a price list and the catalog; changes nothing.
+
+    A listed model is one of ours by its slug, or by a route's upstream id. New ones are added only
+    with a ``provider``. Raises `UsageError` for a file that is neither list.
+    """
+    source, listed, skipped = _read(data)
+    if provider is not None:
+        admin.providers.show(provider)
+    ours = {m.slug: m for m in admin.models.list()}
+    by_upstream = {
+        r.upstream: m for m in ours.values() for r in m.routes if provider in (None, r.provider)
+    }
+    changes: list[ImportChange] = []
+    unchanged = 0
+    for item in listed:
+        if not item.upstream.startswith(only):
+            continue
+        model = ours.get(item.upstream) or by_upstream.get(item.upstream)
+        if model is None:
+            if add_new and provider is not None:
+                changes.append(_addition(item, provider))
+            else:
+                skipped += 1
+            continue
+        after = {n: p for n, p in item.prices.items() if model.prices.get(_FIELDS.get(n, n)) != p}
+        if model.mode != item.mode or not after:
+            unchanged += 1
+            continue
+        before = {n: model.prices.get(_FIELDS.get(n, n)) for n in after}
+        change = {"slug": model.slug, "prices": after}
+        changes.append(ImportChange("price", model.slug, before, after, data=change))
+    return ImportPlan(source, provider, tuple(changes), unchanged, skipped)
+
+
+def _addition(item: _Listed, provider: str) -> ImportChange:
+    slug = item.upstream if "/" in item.upstream else f"{provider}/{item.upstream}"
+    return ImportChange(
+        "add",
+        slug,
+        {},
+        item.prices,
+        note=f"{item.mode}, pro",
+        data={
+            "slug": slug,
+            "mode": item.mode,
+            "provider": provider,
+            "upstream": item.upstream,
+            "name": item.name,
+            "prices": item.prices,
+            "context": item.context,
+            "max_output": item.max_output,
+        },
+    )
+
+
+def apply(admin: Admin, found: ImportPlan) -> ImportPlan:
+    """Apply a plan, each model in a transaction and an audit row of its own."""
+    for change in found.changes:
+        data = dict(change.data)
+        slug = data.pop("slug")
+        if change.act == "add":
+            admin.models.add(slug, **data)
+        else:
+            admin.models.set(slug, prices=data["prices"])
+    return replace(found, applied=True)
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def _read(data: bytes) -> tuple[str, list[_Listed], int]:
+    try:
+        document = json.loads(data, parse_float=Decimal, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"that is no JSON: {error}") from None
+    if isinstance(document, dict) and isinstance(document.get("data"), list):
+        source, rows = "openrouter", [_openrouter(row) for row in document["data"][:ROWS_MAX]]
+    elif isinstance(document, dict) and any(
+        isinstance(v, dict) and "litellm_provider" in v for v in document.values()
+    ):
+        source, rows = "litellm", [_litellm(n, row) for n, row in list(document.items())[:ROWS_MAX]]
+    else:
+        raise UsageError("that is neither OpenRouter's /models nor LiteLLM's price map")
+    return source, [row for row in rows if row is not None], sum(row is None for row in rows)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no price")
+
+
+def _prices(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str] | None:
+    """Decimal USD per million tokens by option name; None when a price cannot be kept exactly."""
+    found: dict[str, str] = {}
+    for theirs, ours in names.items():
+        value = row.get(theirs)
+        if value is None:
+            continue
+        try:
+            micro_usd = Decimal(value) * 10**12
+        except (InvalidOperation, TypeError, ValueError):
+            return None
+        if not micro_usd.is_finite() or micro_usd < 0 or micro_usd > 10**15:
+            return None  # OpenRouter lists "-1" where the price depends on the route
+        exact = int(micro_usd)
+        # Finer than a millionth of a dollar per million tokens: rounded up, never given away.
+        found[ours] = format_usd(exact if exact == micro_usd else exact + 1)
+    return found
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 < value <= 10**9 else None
+
+
+def _openrouter(row: Any) -> _Listed | None:
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        return None
+    pricing = row.get("pricing")
+    prices = _prices(pricing, _OPENROUTER) if isinstance(pricing, dict) else None
+    if not prices or "input" not in prices:
+        return None
+    architecture = row.get("architecture") if isinstance(row.get("architecture"), dict) else {}
+    assert isinstance(architecture, dict)
+    out = architecture.get("output_modalities") or ["text"]
+    top = row.get("top_provider") if isinstance(row.get("top_provider"), dict) else {}
+    assert isinstance(top, dict)
+    return _Listed(
+        row["id"],
+        str(row.get("name") or row["id"]),
+        "chat" if "text" in out else "image",
+        prices,
+        _count(row.get("context_length")),
+        _count(top.get("max_completion_tokens")),
+    )
+
+
+def _litellm(name: str, row: Any) -> _Listed | None:
+    if name == "sample_spec" or not isinstance(row, dict):
+        return None
+    mode = _LITELLM_MODES.get(str(row.get("mode")))
+    prices = _prices(row, _LITELLM)
+    if mode is None or not prices or "input" not in prices:
+        return None
+    if mode == "embedding":
+        prices = {n: p for n, p in prices.items() if n == "input"}
+    for above, long in _steps(row):
+        prices["long_context"] = above
+        prices |= {f"long_{n}": p for n, p in long.items()}
+        break
+    return _Listed(
+        name,
+        name,
+        mode,
+        prices,
+        _count(row.get("max_input_tokens")),
+        _count(row.get("max_output_tokens")),
+    )
+
+
+def _steps(row: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Long-context steps: ``input_cost_per_token_above_200k_tokens`` and its like."""
+    for key in row:
+        above = key.removeprefix("input_cost_per_token_above_").removesuffix("k_tokens")
+        if above.isascii() and above.isdigit():
+            names = {
+                f"{theirs}_above_{above}k_tokens": ours
+                for theirs, ours in list(_LITELLM.items())[:4]
+            }
+            long = _prices(row, names)
+            if long:
+                yield str(int(above) * 1000), long

@@ -1,0 +1,243 @@
+"""What every command shares: ``--json``, ``--database``, the admin service, printing, asking."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import getpass
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sellapi.errors import Refused
+
+if TYPE_CHECKING:
+    from sellapi.admin import Admin
+
+__all__ = ["Out", "command", "group"]
+
+WIDE = 200
+"""Columns of a table that goes into a file or a pipe."""
+
+
+def actor() -> str:
+    """Who acts, for the audit."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid {os.geteuid()}"
+    sudo = os.environ.get("SUDO_USER")
+    return f"{sudo} as {name}" if sudo and sudo != name else name
+
+
+class Out:
+    """A command's way out, and its way to the admin service."""
+
+    def __init__(self, *, as_json: bool, database: str | None) -> None:
+        self.as_json = as_json
+        self._flag = database
+        self._admin: Admin | None = None
+
+    @functools.cached_property
+    def path(self) -> str:
+        """The database's path: flag, environment, sellapi.toml."""
+        from sellapi.settings import Settings
+
+        return Settings.load({"database": self._flag}).database
+
+    @property
+    def admin(self) -> Admin:
+        """The admin service on the existing database; refuses another user's."""
+        if self._admin is None:
+            from sellapi.admin import Admin
+            from sellapi.storage.database import Database
+
+            database = Database.open(self.path)
+            database.check_owner()
+            self._admin = Admin(database, actor=actor(), via="cli", env=os.environ)
+        return self._admin
+
+    def close(self) -> None:
+        if self._admin is not None:
+            self._admin.desk.database.close()
+
+    # -- printing ------------------------------------------------------------------------------
+
+    def _json(self, value: Any) -> None:
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def one(self, view: Any, *, headline: str = "") -> None:
+        """One object: a JSON object, or its fields below each other."""
+        from sellapi.admin import to_json
+
+        data = to_json(view)
+        if self.as_json:
+            self._json(data)
+            return
+        if headline:
+            click.echo(headline)
+        self.pairs(data)
+
+    def pairs(self, data: dict[str, Any]) -> None:
+        """Names and values below each other; empty ones left out."""
+        table = _grid()
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in data.items():
+            if value is not None and value not in ([], {}):
+                table.add_row(name.replace("_", " "), _cell(value))
+        _print(table)
+
+    def many(self, views: Sequence[Any], columns: Sequence[str], *, empty: str) -> None:
+        """A list: a JSON array of whole objects, or a table of some columns."""
+        from sellapi.admin import to_json
+
+        rows = to_json(tuple(views))
+        if self.as_json:
+            self._json(rows)
+        elif not rows:
+            click.echo(empty)
+        else:
+            self.table(rows, columns)
+
+    def table(self, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+        """A table of JSON-ready rows; numbers stand right."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in columns:
+            numeric = all(_is_number(row[name]) for row in rows if row[name] is not None)
+            table.add_column(
+                name.replace("_", " "), justify="right" if numeric else "left", overflow="fold"
+            )
+        for row in rows:
+            table.add_row(*(_cell(row[name]) for name in columns))
+        _print(table)
+
+    def line(self, view: Any, text: Callable[[dict[str, Any]], str]) -> None:
+        """One line of something that goes on: a JSON document, or a text."""
+        from sellapi.admin import clean, to_json
+
+        data = to_json(view)
+        if self.as_json:
+            click.echo(json.dumps(data, ensure_ascii=False))
+        else:
+            click.echo(clean(text(data)))
+
+    def csv(self, views: Sequence[Any], columns: Sequence[str]) -> None:
+        """CSV with a header; no cell starts a spreadsheet's formula."""
+        from sellapi.admin import csv_cell, to_json
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        for row in to_json(tuple(views)):
+            writer.writerow([csv_cell(row[name]) for name in columns])
+
+    def say(self, text: str) -> None:
+        """A remark for people; nothing with ``--json``."""
+        if not self.as_json:
+            from sellapi.admin import clean
+
+            click.echo(clean(text))
+
+    # -- asking and waiting --------------------------------------------------------------------
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask before something is destroyed; nobody there to ask: refused."""
+        if yes:
+            return
+        if self.as_json or not sys.stdin.isatty():
+            raise Refused(f"{question} Say --yes to do it without being asked.")
+        click.confirm(question, abort=True, err=True)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
+        """A progress bar on stderr, on a terminal only."""
+        if self.as_json or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _is_number(value: Any) -> bool:
+    text = str(value)
+    return not isinstance(value, bool) and text.lstrip("-").replace(".", "", 1).isdigit()
+
+
+def _cell(value: Any) -> Any:
+    from rich.text import Text
+
+    from sellapi.admin import clean
+
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return Text(clean(", ".join(value)))
+    if isinstance(value, (dict, list)):
+        return Text(clean(json.dumps(value, ensure_ascii=False)))
+    return Text(clean(value))
+
+
+def _grid() -> Any:
+    from rich.table import Table
+
+    return Table.grid(padding=(0, 2))
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else WIDE
+    Console(width=width, markup=False, highlight=False, emoji=False).print(renderable)
+
+
+# -- decorators --------------------------------------------------------------------------------
+
+
+def group(name: str, text: str) -> Callable[[Callable[[], None]], click.Group]:
+    """A noun."""
+
+    def wrap(function: Callable[[], None]) -> click.Group:
+        return click.group(name, help=text)(function)
+
+    return wrap
+
+
+def command(
+    parent: click.Group | None, name: str, *, example: str
+) -> Callable[[Callable[..., None]], click.Command]:
+    """A verb: adds ``--json`` and ``--database``, an example to its help, and hands in an `Out`."""
+
+    def wrap(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def run(*, as_json: bool, database: str | None, **options: Any) -> None:
+            out = Out(as_json=as_json, database=database)
+            try:
+                function(out, **options)
+            finally:
+                out.close()
+
+        run = click.option(
+            "--database", metavar="PATH", help="Database file (default: SELLAPI_DATABASE)."
+        )(run)
+        run = click.option("--json", "as_json", is_flag=True, help="One JSON document.")(run)
+        epilog = "\b\nExample:\n  " + "\n  ".join(example.splitlines())
+        made = click.command(name, epilog=epilog)(run)
+        if parent is not None:
+            parent.add_command(made)
+        return made
+
+    return wrap

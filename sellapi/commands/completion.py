@@ -1,0 +1,20 @@
+"""``sellapi completion``."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+
+@click.command(
+    "completion",
+    epilog='\b\nExample:\n  eval "$(sellapi completion bash)"\n'
+    "  sellapi completion fish > ~/.config/fish/completions/sellapi.fish",
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a shell's completion script."""
+    found = get_completion_class(shell)
+    assert found is not None
+    root = click.get_current_context().find_root().command
+    click.echo(found(root, {}, "sellapi", "_SELLAPI_COMPLETE").source())

@@ -1,0 +1,83 @@
+"""A Click group that imports a command when it is called, and ends with our exit codes."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from sellapi.errors import SellapiError, UsageError
+
+__all__ = ["LazyGroup", "fail"]
+
+
+def fail(message: str, kind: str, code: int, *, as_json: bool) -> NoReturn:
+    """Tell the trouble on stderr (as JSON when that was asked for) and exit."""
+    if as_json:
+        click.echo(json.dumps({"error": {"message": message, "type": kind}}), err=True)
+    else:
+        click.echo(f"{'Usage' if code == 2 else 'Error'}: {message}", err=True)
+    sys.exit(code)
+
+
+class LazyGroup(click.Group):
+    """``commands_map``: name -> (``module:attribute`` below ``package``, one line of help)."""
+
+    def __init__(
+        self, *args: Any, commands_map: dict[str, tuple[str, str]], package: str, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._map = commands_map
+        self._package = package
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(self._map)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in self._map:
+            return None
+        module, _, attribute = self._map[cmd_name][0].partition(":")
+        found = getattr(importlib.import_module(f"{self._package}.{module}"), attribute)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):  # from the map: nothing is imported for it
+            formatter.write_dl([(name, text) for name, (_, text) in self._map.items()])
+
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        """Run, and end with 0, 1 or 2; trouble is told on stderr."""
+        given = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in given
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(given, *rest, **extra)
+        except click.Abort:
+            fail("stopped", "aborted", 1, as_json=as_json)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.UsageError as error:
+            hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+            fail(error.format_message() + hint, "usage", 2, as_json=as_json)
+        except click.ClickException as error:
+            fail(error.format_message(), "refused", error.exit_code, as_json=as_json)
+        except UsageError as error:
+            fail(str(error), "usage", 2, as_json=as_json)
+        except SellapiError as error:
+            kind = "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__)
+            fail(str(error), kind.lstrip("_"), 1, as_json=as_json)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `sellapi … | head`: nobody reads on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(1)
+            fail(f"{error.filename or 'the system'}: {error.strerror}", "os", 1, as_json=as_json)
+        sys.exit(code if isinstance(code, int) else 0)

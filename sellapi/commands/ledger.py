@@ -1,0 +1,56 @@
+"""``sellapi ledger`` and ``sellapi audit``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sellapi.commands.common import Out, command, group
+
+
+@group("ledger", "The ledger, verified and browsed.")
+def ledger() -> None: ...
+
+
+@command(ledger, "verify", example="sellapi ledger verify --json")
+def verify(out: Out) -> None:
+    """Recompute everything, beside a running server too. Exit code 1 and the first difference."""
+    with out.progress("verifying") as progress:
+        result = out.admin.ledger.verify(progress)
+    out.one(result)
+    if not result.ok:
+        if result.difference:
+            click.echo(f"Error: {result.difference}", err=True)
+        click.get_current_context().exit(1)
+
+
+@command(ledger, "list", example="sellapi ledger list --user ann@shop.test --kind sale")
+@click.option("--user", metavar="EMAIL")
+@click.option("--kind")
+@click.option("--since", metavar="7d|DATE")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--csv", "as_csv", is_flag=True)
+def list_(out: Out, as_csv: bool, **filters: Any) -> None:
+    """List entries, newest first."""
+    from sellapi.commands.credits import CSV
+
+    entries = out.admin.ledger.entries(**filters)
+    if as_csv:
+        out.csv(entries, [CSV[0], "user", *CSV[1:]])
+        return
+    columns = ["id", "at", "user", "kind", "amount", "owed_change", "balance_after", "reference"]
+    out.many(entries, columns, empty="no entries yet")
+
+
+@command(None, "audit", example="sellapi audit --act packs --since 7d")
+@click.option("--act", help="An act or its noun: keys.revoke, packs.")
+@click.option("--actor")
+@click.option("--target", metavar="EMAIL|user:1|key:3|model:SLUG")
+@click.option("--since", metavar="7d|DATE")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+def audit(out: Out, **filters: Any) -> None:
+    """Who did what, when, from CLI or TUI; newest first. Amounts are microcredits here."""
+    rows = out.admin.audit.list(**filters)
+    columns = ["at", "actor", "via", "act", "target", "before", "after"]
+    out.many(rows, columns, empty="nothing was done yet")

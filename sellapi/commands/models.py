@@ -1,0 +1,196 @@
+"""``sellapi models``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sellapi.commands.common import Out, command, group
+
+COLUMNS = ["slug", "mode", "tier", "prices", "provider", "upstream", "enabled", "available"]
+_PRICES = (
+    ("input", "USD per million input tokens."),
+    ("output", "USD per million output tokens."),
+    ("cached-input", "… read from a cache."),
+    ("cache-write", "… written to a cache for 5 minutes."),
+    ("cache-write-1h", "… written to a cache for an hour."),
+    ("audio-input", "… of audio."),
+    ("image-input", "… of images in the prompt."),
+    ("image-output", "… of image tokens in the answer."),
+    ("long-input", "Input above --long-context."),
+    ("long-output", "Output above --long-context."),
+    ("long-cached-input", "Cached input above --long-context."),
+    ("long-cache-write", "Cache write above --long-context."),
+)
+
+
+@group("models", "What is for sale, at which price.")
+def models() -> None: ...
+
+
+def _options(function: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--provider", help="Who answers."),
+        click.option("--upstream", metavar="ID", help="The id the provider knows it by."),
+        *(click.option(f"--{name}", metavar="USD", help=text) for name, text in _PRICES),
+        click.option(
+            "--image",
+            "images",
+            multiple=True,
+            metavar="[SIZE:QUALITY=]USD",
+            help="USD per image; * for any.",
+        ),
+        click.option("--long-context", type=int, help="Tokens above which long prices hold."),
+        click.option("--tier", type=click.Choice(["free", "pro"]), help="Who may call it."),
+        click.option("--name", help="Shown to customers."),
+        click.option("--context", type=int, help="Context length in tokens."),
+        click.option("--max-output", type=int, help="Longest answer in tokens."),
+        click.option("--modalities", metavar="text,image", help="What it takes."),
+        click.option("--allow-fields", metavar="A,B", help="Billing fields allowed at its price."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _split(options: dict[str, Any]) -> dict[str, Any]:
+    names = [name.replace("-", "_") for name, _ in _PRICES] + ["long_context"]
+    prices = {name: options.pop(name) for name in names}
+    return {**options, "prices": prices}
+
+
+@command(
+    models,
+    "add",
+    example="sellapi models add acme/large --mode chat --provider acme --upstream large-2 "
+    "--input 3 --output 15",
+)
+@click.argument("slug")
+@click.option("--mode", required=True, type=click.Choice(["chat", "embedding", "image"]))
+@_options
+def add(out: Out, slug: str, **options: Any) -> None:
+    """Add a model. Prices are exact decimals; without one it stays disabled."""
+    out.one(out.admin.models.add(slug, **_split(options)))
+
+
+@command(models, "list", example="sellapi models list --json")
+def list_(out: Out) -> None:
+    """List models."""
+    out.many(out.admin.models.list(), COLUMNS, empty="no models yet: sellapi models add SLUG")
+
+
+@command(models, "show", example="sellapi models show openai/gpt-5.4")
+@click.argument("slug")
+def show(out: Out, slug: str) -> None:
+    """Show one model with its prices and routes."""
+    out.one(out.admin.models.show(slug))
+
+
+@command(
+    models,
+    "set",
+    example="sellapi models set openai/gpt-5.4 --input 2.75 --output 16\n"
+    "sellapi models set openai/gpt-5.4 --input 3 --from 2027-01-01",
+)
+@click.argument("slug")
+@click.option("--from", "start", metavar="DATE", help="UTC day the new price begins.")
+@_options
+def set_(out: Out, slug: str, **options: Any) -> None:
+    """Change a model; a new price is a new version. --provider/--upstream replace all routes."""
+    out.one(out.admin.models.set(slug, **_split(options)))
+
+
+@command(models, "enable", example="sellapi models enable openai/gpt-5.4")
+@click.argument("slug")
+def enable(out: Out, slug: str) -> None:
+    """Offer a model."""
+    out.one(out.admin.models.enable(slug))
+
+
+@command(models, "disable", example="sellapi models disable openai/gpt-5.4")
+@click.argument("slug")
+def disable(out: Out, slug: str) -> None:
+    """Offer a model no more; holds for the next request."""
+    out.one(out.admin.models.disable(slug))
+
+
+@command(models, "prices", example="sellapi models prices openai/gpt-5.4")
+@click.argument("slug")
+def prices(out: Out, slug: str) -> None:
+    """All price versions of a model."""
+    out.many(
+        out.admin.models.price_history(slug),
+        ["id", "effective_at", "prices", "actor"],
+        empty="it has no price",
+    )
+
+
+@command(
+    models,
+    "route",
+    example="sellapi models route openai/gpt-5.4 add backup:gpt-5.4 --priority 1 --cost input=2.5",
+)
+@click.argument("slug")
+@click.argument("verb", type=click.Choice(["add", "remove"]))
+@click.argument("target", metavar="PROVIDER:ID")
+@click.option("--priority", type=int, help="Lowest is tried first (default: last).")
+@click.option("--weight", type=int, help="Share among equal priorities.")
+@click.option("--timeout", "timeout_s", type=float, metavar="S")
+@click.option("--max-concurrency", type=int)
+@click.option("--retry-on-timeout", is_flag=True, help="The next route may be tried then.")
+@click.option("--cost", multiple=True, metavar="NAME=USD", help="What the provider charges us.")
+def route(out: Out, slug: str, verb: str, target: str, **options: Any) -> None:
+    """Add or remove a way to answer for a model."""
+    if verb == "add":
+        out.one(out.admin.models.route_add(slug, target, **options))
+    else:
+        out.one(out.admin.models.route_remove(slug, target))
+
+
+@command(
+    models,
+    "import",
+    example="sellapi models import openrouter.json --provider openrouter\n"
+    "sellapi models import model_prices.json --provider openai --only openai/ --yes",
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--provider", help="Who answers for new models.")
+@click.option("--only", default="", help="Only ids that begin so.")
+@click.option("--new/--no-new", "add_new", default=True, help="Add models that are not there yet.")
+@click.option("--yes", is_flag=True, help="Apply without asking.")
+def import_(
+    out: Out, file: Path, provider: str | None, only: str, add_new: bool, yes: bool
+) -> None:
+    """Compare a price list (OpenRouter's /models, LiteLLM's price map) and apply the difference.
+
+    Never deletes; old prices stay as versions. Without --yes and without a terminal it only shows
+    the difference.
+    """
+    import sys
+
+    from sellapi.admin import importer
+
+    plan = importer.plan(
+        out.admin, file.read_bytes(), provider=provider, only=only, add_new=add_new
+    )
+    asked = False
+    if plan.changes and not yes and not out.as_json and sys.stdin.isatty():
+        _show_plan(out, plan)
+        asked = click.confirm(f"Apply {len(plan.changes)} changes?", err=True)
+    if plan.changes and (yes or asked):
+        plan = importer.apply(out.admin, plan)
+    if out.as_json:
+        out.one(plan)
+    elif not asked:
+        _show_plan(out, plan)
+    out.say(
+        f"{'applied' if plan.applied else 'would apply'} {len(plan.changes)} changes; "
+        f"{plan.unchanged} unchanged, {plan.skipped} skipped"
+    )
+
+
+def _show_plan(out: Out, plan: Any) -> None:
+    out.many(plan.changes, ["act", "slug", "before", "after", "note"], empty="nothing to change")

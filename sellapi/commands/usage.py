@@ -1,0 +1,47 @@
+"""``sellapi usage``."""
+
+from __future__ import annotations
+
+import click
+
+from sellapi.commands.common import Out, command
+
+COLUMNS = [
+    "group",
+    "requests",
+    "input_tokens",
+    "output_tokens",
+    "charged",
+    "cost",
+    "loss",
+    "margin",
+]
+CSV = ["group", "requests", "voided", "input_tokens", "output_tokens", "images"] + COLUMNS[4:]
+BAR = 24
+
+
+@command(None, "usage", example="sellapi usage --since 7d --by user")
+@click.option("--since", default="24h", show_default=True, metavar="24h|DATE")
+@click.option(
+    "--by", type=click.Choice(["model", "user", "key", "day"]), default="model", show_default=True
+)
+@click.option("--csv", "as_csv", is_flag=True)
+def usage(out: Out, since: str, by: str, as_csv: bool) -> None:
+    """Charges, cost and margin. Whole UTC days: the day --since lies in counts from its start."""
+    from sellapi.admin import to_json
+
+    report = out.admin.usage.report(since=since, by=by)
+    if as_csv:
+        out.csv(report.rows, CSV)
+        return
+    if out.as_json:
+        out.one(report)
+        return
+    data = to_json(report)
+    most = max((row.charged for row in report.rows), default=0) or 1
+    rows = data.pop("rows")
+    for row, view in zip(rows, report.rows, strict=True):
+        row["share"] = "█" * (view.charged * BAR // most)
+    total = {**data.pop("total"), "share": ""}
+    out.table([*rows, total], [*COLUMNS, "share"])
+    out.pairs(data)
