@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from sellapi.domain.catalog import Model
 from sellapi.domain.pricing import charge
@@ -18,8 +18,7 @@ LEAST_OUTPUT_REASONING = 1_024
 """Fewer affordable tokens than this: 402 instead of an answer cut at random."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """What a request may use at most, before its answer's length is bounded.
 
     ``prompt_tokens`` is an upper estimate by kind. ``stated_output`` is the client's own limit per
@@ -37,8 +36,7 @@ class Demand:
     quality: str = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
+class Priced(msgspec.Struct, frozen=True):
     """A demand with its hold: microcredits, and the output limit per choice it pays for."""
 
     hold: int

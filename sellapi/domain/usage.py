@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import msgspec
 
 __all__ = ["TOKEN_BUCKETS", "Usage"]
 
@@ -17,10 +17,10 @@ TOKEN_BUCKETS = (
     "image_output",
 )
 """Names of the token buckets; every token of a request is in exactly one of them."""
+_COUNTED = (*TOKEN_BUCKETS, "images")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """A provider's usage normalised to disjoint, non-negative buckets.
 
     ``input`` is the uncached text input, ``cache_write`` the five-minute cache write, ``output``
@@ -43,10 +43,20 @@ class Usage:
     """The provider's own usage object as JSON, b"" when it sent none."""
 
     def __post_init__(self) -> None:
-        for name in (*TOKEN_BUCKETS, "images", "reasoning"):
-            value = getattr(self, name)
-            if value.__class__ is not int or value < 0:
-                raise ValueError(f"usage bucket {name} must be a non-negative int, not {value!r}")
+        counts = (
+            self.input,
+            self.cache_read,
+            self.cache_write,
+            self.cache_write_1h,
+            self.audio_input,
+            self.image_input,
+            self.output,
+            self.image_output,
+            self.images,
+            self.reasoning,
+        )
+        if min(counts) < 0 or sum(counts).__class__ is not int:
+            raise ValueError("usage buckets must be non-negative whole numbers")
         if self.reasoning > self.output:
             raise ValueError("reasoning tokens are a subset of output")
 
@@ -68,5 +78,4 @@ class Usage:
 
     def buckets(self) -> dict[str, int]:
         """The non-zero buckets, by name, images included."""
-        values = asdict(self)
-        return {n: values[n] for n in (*TOKEN_BUCKETS, "images") if values[n]}
+        return {n: count for n in _COUNTED if (count := getattr(self, n))}

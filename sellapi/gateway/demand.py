@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -25,8 +24,7 @@ __all__ = ["READERS", "Asked", "refuse_billing_fields"]
 RawFields = dict[str, msgspec.Raw]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request as far as billing is concerned."""
 
     demand: Demand

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,13 +35,16 @@ from sellapi.upstream.adapter import StreamDecoder, TextCount, UpstreamFailure
 
 __all__ = ["Attempt", "Hold", "Receipt", "new_request_id"]
 
+_random = random.Random(os.urandom(32)).getrandbits
+"""Ids must be unique, not secret; os.urandom would cost 100 us here (it lets go of the GIL)."""
+
 SETTLE_WAIT_S = 10.0
 """How long an answer waits for its settlement's commit before it goes out all the same."""
 
 
 def new_request_id() -> str:
     """``req_`` and 32 hex digits, the first twelve of them the time, so that ids sort by age."""
-    return f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    return f"req_{time.time_ns() // 1_000_000:012x}{_random(80):020x}"
 
 
 @dataclass(slots=True)
@@ -286,7 +290,7 @@ class Hold:
         if self.priced.output_limit is not None:
             output = min(output, self.priced.output_limit * self.asked.demand.n)
         base = known if known is not None and known.total_input else self.asked.estimate
-        return replace(base, output=output, reasoning=0, estimated=True)
+        return msgspec.structs.replace(base, output=output, reasoning=0, estimated=True)
 
     def _complete(self, decoder: StreamDecoder) -> bool:
         return decoder.done or len(decoder.finish_reasons) >= self.asked.demand.n
@@ -299,7 +303,7 @@ class Hold:
         image_output = 0
         if images and not self.model.prices.images:
             image_output = images * self.asked.demand.image_tokens
-        return replace(
+        return msgspec.structs.replace(
             self.asked.estimate,
             output=output,
             images=images,
@@ -341,11 +345,16 @@ class Receipt:
 
     async def committed(self) -> Self:
         """Wait for the commit (a slow disk at most `SETTLE_WAIT_S`; the charge stands anyway)."""
+        # A cancelled or expired wait only gives up the future: the writer has the operation.
+        late = self.future.get_loop().call_later(SETTLE_WAIT_S, self.future.cancel)
         try:
-            async with asyncio.timeout(SETTLE_WAIT_S):
-                self.balance = (await asyncio.shield(self.future)).balance
-        except TimeoutError:
-            pass
+            self.balance = (await self.future).balance
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+        finally:
+            late.cancel()
         if self.balance is None and self.hold.held is not None:
             self.balance = self.hold.held.balance - self.charge
         return self

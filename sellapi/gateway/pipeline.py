@@ -7,7 +7,7 @@ hold's block, so that the ledger knows whether it was handed over.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
@@ -252,4 +252,4 @@ class Gateway:
 
 
 def _stating(demand: Demand, limit: int) -> Demand:
-    return replace(demand, stated_output=limit)
+    return msgspec.structs.replace(demand, stated_output=limit)

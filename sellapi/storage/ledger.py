@@ -10,8 +10,9 @@ triggers of the schema say the same a second time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from sellapi.domain.credits import format_credits
 from sellapi.errors import Refused
@@ -46,8 +47,7 @@ class Delivery(Enum):
     UNDELIVERED = 2
 
 
-@dataclass(frozen=True, slots=True)
-class HoldRequest:
+class HoldRequest(msgspec.Struct, frozen=True):
     """A hold to be placed, with the versions of everything it was decided by."""
 
     request_id: str
@@ -69,21 +69,18 @@ class HoldRequest:
     image_quality: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """The hold stands; the account's figures after it."""
 
     balance: int
     held: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(msgspec.Struct, frozen=True):
     """Key, account or catalog changed since the server read them: read again and decide anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Short:
+class Short(msgspec.Struct, frozen=True):
     """Not enough: the account's figures, and what is left under the key's own limit (or None)."""
 
     balance: int
@@ -92,8 +89,7 @@ class Short:
     key_left: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True):
     """What a request turned out to cost, and everything its receipt will say."""
 
     request_id: str
@@ -119,8 +115,7 @@ class Settlement:
     undelivered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """The charge stands. ``entry_id`` is None for a charge of nothing."""
 
     charge: int
@@ -131,8 +126,7 @@ class Settled:
     repeated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A ledger entry as just written."""
 
     id: int
