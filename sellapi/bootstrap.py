@@ -170,6 +170,7 @@ class Services:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
+            self.limiter.expire()
             try:
                 swept = await asyncio.to_thread(sweep_dead, self.database, self.instance.id)
                 if swept:

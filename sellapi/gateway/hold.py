@@ -35,7 +35,7 @@ from sellapi.upstream.adapter import StreamDecoder, TextCount, UpstreamFailure
 
 __all__ = ["Attempt", "Hold", "Receipt", "new_request_id"]
 
-_random = random.Random(os.urandom(32)).getrandbits
+_random = random.Random(os.urandom(32)).getrandbits  # noqa: S311 - not a secret
 """Ids must be unique, not secret; os.urandom would cost 100 us here (it lets go of the GIL)."""
 
 SETTLE_WAIT_S = 10.0

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from typing import NoReturn
 
+import msgspec
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 
 from sellapi.domain.catalog import Tier
 from sellapi.errors import RateLimited
@@ -26,10 +26,10 @@ GET_FACTOR = 2
 REJECTED_FACTOR = 10
 VOIDS = 20
 VOID_WINDOW_S = 600.0
+SCOPES_KEPT = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True):
     """What a caller has left: the tighter of key and account. ``reset`` in whole seconds."""
 
     limit: int
@@ -48,57 +48,69 @@ class Quota:
         }
 
 
+class _Storage(MemoryStorage):
+    """`limits`' memory without its timer: that starts a thread per 10 ms of traffic.
+
+    `Limiter.expire` does what the thread did, once in a while.
+    """
+
+    def _MemoryStorage__schedule_expiry(self) -> None:  # noqa: N802
+        pass
+
+    def expire(self) -> None:
+        self._MemoryStorage__expire_events()  # type: ignore[attr-defined]
+
+
+class _Scope:
+    """A limit and whose window it is counted in."""
+
+    __slots__ = ("amount", "item", "key", "name")
+
+    def __init__(self, amount: int, name: str) -> None:
+        self.amount = amount
+        self.name = name
+        self.item = RateLimitItemPerMinute(amount)
+        self.key = self.item.key_for(name)
+
+
 class Limiter:
     """Counts in this process's memory."""
 
     def __init__(self) -> None:
-        self._window = MovingWindowRateLimiter(MemoryStorage())
-        self._items: dict[int, RateLimitItemPerMinute] = {}
+        self._storage = _Storage()
+        self._scopes: OrderedDict[tuple[str, int, int], _Scope] = OrderedDict()
         self._voids: OrderedDict[int, deque[float]] = OrderedDict()
-
-    def _item(self, amount: int) -> RateLimitItemPerMinute:
-        item = self._items.get(amount)
-        if item is None:
-            item = self._items[amount] = RateLimitItemPerMinute(amount)
-        return item
-
-    def _scopes(
-        self, caller: Caller, tier: Tier, kind: str, factor: int = 1
-    ) -> tuple[tuple[RateLimitItemPerMinute, str], tuple[RateLimitItemPerMinute, str]]:
-        return (
-            (self._item(tier.rpm * factor), f"{kind}k{caller.key_id}"),
-            (self._item(tier.account_rpm * factor), f"{kind}a{caller.account_id}"),
-        )
 
     def check(self, caller: Caller, tier: Tier) -> None:
         """Raise `RateLimited` when key or account is out of quota; spends nothing."""
-        self._refuse_abuse(caller)
-        self._test(self._scopes(caller, tier, "p"))
+        if self._voids:
+            self._refuse_abuse(caller)
+        for scope in self._post_scopes(caller, tier):
+            self._figures(scope, need=1)
 
     def spend(self, caller: Caller, tier: Tier) -> Quota:
         """Count one call against key and account at once and say what is left.
 
         Raises `RateLimited`, having counted nothing, when a parallel call took the last one.
         """
-        scopes = self._scopes(caller, tier, "p")
-        self._test(scopes)
-        for item, name in scopes:
-            self._window.hit(item, name)
-        return self._tighter(scopes)
+        return self._spend(*self._post_scopes(caller, tier))
 
     def spend_get(self, caller: Caller, tier: Tier) -> Quota:
         """Count one GET in its own window; the quota shown is that window's."""
-        scopes = self._scopes(caller, tier, "g", GET_FACTOR)
-        self._test(scopes)
-        for item, name in scopes:
-            self._window.hit(item, name)
-        return self._tighter(scopes)
+        return self._spend(
+            self._scope("gk", caller.key_id, tier.rpm * GET_FACTOR),
+            self._scope("ga", caller.account_id, tier.account_rpm * GET_FACTOR),
+        )
 
     def spend_rejected(self, caller: Caller, tier: Tier) -> None:
         """Count a refused call (402, 403, 404); raises `RateLimited` when they come as a flood."""
-        item, name = self._scopes(caller, tier, "r", REJECTED_FACTOR)[0]
-        if not self._window.hit(item, name):
-            self._refuse(item, name)
+        scope = self._scope("rk", caller.key_id, tier.rpm * REJECTED_FACTOR)
+        self._figures(scope, need=1)
+        self._count(scope)
+
+    def expire(self) -> None:
+        """Forget what has left the windows; call it every few seconds."""
+        self._storage.expire()
 
     def note_void(self, caller: Caller) -> None:
         """A call was sent upstream and came to nothing; too many of these are answered 429."""
@@ -108,21 +120,45 @@ class Limiter:
         while len(self._voids) > 10_000:
             self._voids.popitem(last=False)
 
-    def quota(self, caller: Caller, tier: Tier) -> Quota:
-        return self._tighter(self._scopes(caller, tier, "p"))
-
     # -- inside ------------------------------------------------------------------------------------
 
-    def _test(self, scopes: tuple[tuple[RateLimitItemPerMinute, str], ...]) -> None:
-        for item, name in scopes:
-            if not self._window.test(item, name):
-                self._refuse(item, name)
+    def _scope(self, kind: str, owner: int, amount: int) -> _Scope:
+        scope = self._scopes.get((kind, owner, amount))
+        if scope is None:
+            scope = self._scopes[kind, owner, amount] = _Scope(amount, f"{kind}{owner}")
+            if len(self._scopes) > SCOPES_KEPT:
+                self._scopes.popitem(last=False)
+        return scope
 
-    def _refuse(self, item: RateLimitItemPerMinute, name: str) -> None:
-        quota = self._stats(item, name)
-        scope = "account" if name[1] == "a" else "key"
+    def _post_scopes(self, caller: Caller, tier: Tier) -> tuple[_Scope, _Scope]:
+        return (
+            self._scope("pk", caller.key_id, tier.rpm),
+            self._scope("pa", caller.account_id, tier.account_rpm),
+        )
+
+    def _spend(self, of_key: _Scope, of_account: _Scope) -> Quota:
+        by_key = self._figures(of_key, need=1)
+        by_account = self._figures(of_account, need=1)
+        self._count(of_key)
+        self._count(of_account)
+        return by_key if by_key.remaining <= by_account.remaining else by_account
+
+    def _figures(self, scope: _Scope, need: int) -> Quota:
+        """What is left in a window once ``need`` more are counted; raises `RateLimited`."""
+        start, count = self._storage.get_moving_window(scope.key, scope.amount, 60)
+        left = scope.amount - count - need
+        reset = max(1, math.ceil(start + 60 - time.time())) if count else 60
+        if left < 0:
+            self._refuse(scope, Quota(scope.amount, 0, reset))
+        return Quota(scope.amount, left, reset)
+
+    def _count(self, scope: _Scope) -> None:
+        self._storage.acquire_entry(scope.key, scope.amount, 60)
+
+    def _refuse(self, scope: _Scope, quota: Quota) -> NoReturn:
+        whose = "account" if scope.name[1] == "a" else "key"
         raise RateLimited(
-            f"Rate limit reached: {item.amount} requests a minute per {scope}. "
+            f"Rate limit reached: {scope.amount} requests a minute per {whose}. "
             f"Try again in {quota.reset} s.",
             retry_after=quota.reset,
             headers=quota.headers(),
@@ -139,10 +175,3 @@ class Limiter:
                 retry_after=wait,
                 should_retry=False if wait > 60 else None,
             )
-
-    def _stats(self, item: RateLimitItemPerMinute, name: str) -> Quota:
-        reset, remaining = self._window.get_window_stats(item, name)
-        return Quota(item.amount, max(0, remaining), max(1, math.ceil(reset - time.time())))
-
-    def _tighter(self, scopes: tuple[tuple[RateLimitItemPerMinute, str], ...]) -> Quota:
-        return min((self._stats(*scope) for scope in scopes), key=lambda q: q.remaining)
