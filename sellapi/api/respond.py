@@ -13,7 +13,7 @@ from sanic import HTTPResponse, Request
 from sellapi.errors import ApiError
 from sellapi.gateway.hold import new_request_id
 
-__all__ = ["EXPOSED", "Pinger", "Wire", "error_response", "json_response", "request_id"]
+__all__ = ["EXPOSED", "GET", "Pinger", "Wire", "error_response", "json_response", "request_id"]
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ PING_AFTER_S = 15.0
 HEAD_AFTER_S = 30.0
 """Seconds without a first event after which the 200 is sent all the same."""
 _PING = b": ping\n\n"
+GET = ("GET", "HEAD")
+"""What a route that only reads answers to; a monitor's HEAD is a GET without its body."""
 
 EXPOSED = ", ".join(  # noqa: FLY002 - one name a line
     (
