@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import peewee
 
@@ -25,7 +27,7 @@ from sellapi.errors import (
 )
 from sellapi.storage.migrations import MIGRATIONS, SCHEMA_VERSION
 
-__all__ = ["Database", "Tx", "explain_trouble", "is_transient"]
+__all__ = ["Database", "Tx", "check_schema", "explain_trouble", "is_transient"]
 
 BUSY_TIMEOUT_MS = 10_000
 _PRAGMAS = {
@@ -36,14 +38,21 @@ _PRAGMAS = {
     "cache_size": -32_000,
 }
 
-# SQLite primary result codes (sqlite.org/rescode.html) that pass by themselves.
-_TRANSIENT = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_FULL,
+# SQLite primary result codes (sqlite.org/rescode.html) of troubles about the file, not about a
+# statement. They pass: by themselves, or when the operator mends or restores the file.
+_REOPEN = {
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PROTOCOL,
+}
+"""A connection that met one of these may keep meeting it after the file is well again."""
+_TRANSIENT = _REOPEN | {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_NOMEM,
 }
 _WORDS = {
@@ -74,7 +83,7 @@ def _code(error: BaseException) -> int | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same statements may succeed later (busy, full, disk trouble)."""
+    """Whether the same statements may succeed later (busy, full, disk trouble, a file to mend)."""
     return _code(error) in _TRANSIENT
 
 
@@ -127,13 +136,37 @@ class Tx:
         return None if row is None else row[0]
 
 
+def check_schema(tx: Tx) -> None:
+    """Raises `SchemaMismatch` when a running server's database is no longer of its schema."""
+    version = _migrations_seen(tx)
+    if version != SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"the database has schema {version} now, this server needs {SCHEMA_VERSION}: "
+            "stop it, run `sellapi db migrate`, and start the sellapi of that version"
+        )
+
+
+def _migrations_seen(tx: Tx) -> int:
+    if not tx.value("SELECT 1 FROM sqlite_master WHERE name = 'migrations'"):
+        if tx.value("SELECT 1 FROM sqlite_master WHERE type = 'table'"):
+            raise SchemaMismatch("the file is a database of some other program")
+        return 0
+    return int(tx.value("SELECT count(*) FROM migrations"))
+
+
 class Database:
-    """One SQLite file. Connections are one per thread (peewee keeps them)."""
+    """One SQLite file. Connections are one per thread (peewee keeps them).
+
+    A connection outlives its file when that is deleted or replaced, and would go on writing to
+    what nobody can find again; so each use first looks whether the path still leads to it.
+    """
 
     def __init__(self, path: str | Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.path = Path(path)
+        self._opened = threading.local()
         self.peewee = peewee.SqliteDatabase(
-            str(self.path),
+            f"file:{quote(str(self.path.absolute()))}?mode=rw",  # never creates what is missing
+            uri=True,
             pragmas={"busy_timeout": busy_timeout_ms, **_PRAGMAS},
             timeout=busy_timeout_ms / 1000,
             autoconnect=True,
@@ -181,6 +214,19 @@ class Database:
         if not self.peewee.is_closed():
             self.peewee.close()
 
+    def forget(self, error: BaseException | None = None) -> bool:
+        """Close this thread's connection after trouble with the file, so that the next is new.
+
+        Returns whether it was closed; an error that is no trouble with the file leaves it open.
+        """
+        if error is not None and _code(error) not in _REOPEN:
+            return False
+        try:
+            self.close()
+        except (sqlite3.Error, peewee.PeeweeException):
+            self.peewee._state.reset()  # type: ignore[attr-defined]  # noqa: SLF001 - dropped
+        return True
+
     def check_owner(self) -> None:
         """Refuse to run as another user than the file's owner (files would change hands)."""
         owner = self.path.stat().st_uid
@@ -201,11 +247,7 @@ class Database:
     def schema_version(self) -> int:
         """How many migrations the database has seen; 0 for an empty one."""
         with self.read() as tx:
-            if not tx.value("SELECT 1 FROM sqlite_master WHERE name = 'migrations'"):
-                if tx.value("SELECT 1 FROM sqlite_master WHERE type = 'table'"):
-                    raise SchemaMismatch(f"{self.path} is a database of some other program")
-                return 0
-            return int(tx.value("SELECT count(*) FROM migrations"))
+            return _migrations_seen(tx)
 
     def migrate(self) -> list[str]:
         """Apply the missing migrations, each in its own transaction; returns their names."""
@@ -234,8 +276,26 @@ class Database:
     # -- use -----------------------------------------------------------------------------------
 
     def raw(self) -> sqlite3.Connection:
-        """This thread's driver connection (autocommit); for the hot path and backups."""
+        """This thread's driver connection (autocommit); for the hot path and backups.
+
+        Raises `DatabaseMissing` when the file is gone, `DatabaseUnavailable` when it cannot be
+        opened. A connection to a file that was replaced is left for one to the new file.
+        """
         try:
+            stat = os.stat(self.path)  # noqa: PTH116 - a microsecond, not five
+        except FileNotFoundError:
+            self.forget()
+            raise DatabaseMissing(
+                f"there is no database at {self.path} any more: put it back, "
+                "or restore a backup with `sellapi db restore FILE`"
+            ) from None
+        except OSError as error:
+            raise DatabaseUnavailable(f"the database cannot be reached: {error}") from error
+        identity = (stat.st_dev, stat.st_ino)
+        try:
+            if getattr(self._opened, "identity", identity) != identity:
+                self.forget()
+            self._opened.identity = identity
             connection: sqlite3.Connection = self.peewee.connection()  # type: ignore[no-untyped-call]
         except (peewee.PeeweeException, sqlite3.Error) as error:
             raise explain_trouble(error) from error
@@ -261,6 +321,7 @@ class Database:
         except sqlite3.IntegrityError:
             raise
         except (sqlite3.Error, peewee.PeeweeException) as error:
+            self.forget(error)
             raise explain_trouble(error) from error
 
     @contextmanager
@@ -271,4 +332,5 @@ class Database:
         except StorageError:
             raise
         except (sqlite3.Error, peewee.PeeweeException) as error:
+            self.forget(error)
             raise explain_trouble(error) from error

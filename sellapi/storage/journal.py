@@ -83,7 +83,13 @@ def sweep_dead(database: Database, own_id: str | None = None) -> int:
     In chunks, so that a running server never waits long for the write lock.
     """
     with database.read() as tx:
-        ids = [row[0] for row in tx.execute("SELECT id FROM instances")]
+        # Holds may name an instance without a row: the file was restored while it was serving.
+        ids = [
+            row[0]
+            for row in tx.execute(
+                "SELECT id FROM instances UNION SELECT instance_id FROM requests WHERE delivery = 0"
+            )
+        ]
     swept = 0
     for instance_id in ids:
         if instance_id == own_id or not _is_dead(lock_path(database.path, instance_id)):

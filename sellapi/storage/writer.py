@@ -22,8 +22,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sellapi.errors import DatabaseUnavailable, StorageError
-from sellapi.storage.database import Database, Tx, explain_trouble, is_transient
+from sellapi.errors import DatabaseUnavailable, SchemaMismatch, StorageError
+from sellapi.storage.database import Database, Tx, check_schema, explain_trouble, is_transient
 
 __all__ = ["Writer"]
 
@@ -45,12 +45,16 @@ LATER_S = 0.05
 
 
 class _Job:
-    __slots__ = ("future", "must", "op", "since")
+    __slots__ = ("after", "future", "must", "op", "since")
 
-    def __init__(self, op: Op, future: asyncio.Future[Any] | None, must: bool) -> None:
+    def __init__(
+        self, op: Op, future: asyncio.Future[Any] | None, must: bool, after: int = 0
+    ) -> None:
         self.op = op
         self.future = future
         self.must = must
+        self.after = after
+        """How many submitted operations it must not overtake."""
         self.since = time.monotonic()
 
 
@@ -67,7 +71,11 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._retry: list[_Job] = []
-        self._trouble: DatabaseUnavailable | None = None
+        self._trouble: StorageError | None = None
+        self._schema_cookie: int | None = None
+        self._mismatch: SchemaMismatch | None = None
+        self._submitted = 0
+        self._taken = 0
         self._free_disk_checked = 0.0
         self._disk_low = False
 
@@ -87,6 +95,7 @@ class Writer:
         """
         assert self._loop is not None, "the writer was not started"
         future: asyncio.Future[T] = self._loop.create_future()
+        self._submitted += 1
         self._waiting.append(_Job(op, future, must))
         self._wake.set()
         return future
@@ -96,13 +105,15 @@ class Writer:
 
         It costs no commit of its own unless nothing else comes within `LATER_S`.
         """
-        self._later.append(_Job(op, None, must=True))
+        self._later.append(_Job(op, None, must=True, after=self._submitted))
 
-    def trouble(self) -> DatabaseUnavailable | None:
+    def trouble(self) -> StorageError | None:
         """Why no new hold should be taken now, or None.
 
-        A settlement overdue by `OVERDUE_S`, or too little free disk.
+        A settlement overdue by `OVERDUE_S`, too little free disk, a schema that is not ours.
         """
+        if self._mismatch is not None:
+            return self._mismatch
         now = time.monotonic()
         if self._retry and now - self._retry[0].since > OVERDUE_S:
             return self._trouble or DatabaseUnavailable(
@@ -147,8 +158,9 @@ class Writer:
                 self._wake.wait(LATER_S)
             self._wake.clear()
             try:
-                tx = tx or Tx(self._database.raw())
+                tx = self._same_or_new(tx)
             except StorageError as error:
+                tx = None
                 self._fail_or_keep(self._take(), error)
             else:
                 if self._retry:
@@ -163,14 +175,38 @@ class Writer:
             if self._stopping and self._given_up():
                 break
             time.sleep(_PAUSE_S)
-        self._database.close()
+        self._database.forget()
+
+    def _same_or_new(self, tx: Tx | None) -> Tx:
+        """The connection of the last batch, or a new one after trouble with the file."""
+        connection = self._database.raw()
+        if tx is not None and tx.connection is connection:
+            return tx
+        self._schema_cookie = None
+        return Tx(connection)
+
+    def _begin(self, tx: Tx) -> None:
+        """Begin a transaction; look again at the schema when somebody changed it."""
+        tx.execute("BEGIN IMMEDIATE")
+        tx.fresh()
+        cookie = tx.execute("PRAGMA schema_version").fetchone()[0]
+        if cookie != self._schema_cookie:
+            self._mismatch = None
+            try:
+                check_schema(tx)
+            except SchemaMismatch as mismatch:
+                self._mismatch = mismatch
+                log.critical("%s", mismatch)
+            self._schema_cookie = cookie
 
     def _given_up(self) -> bool:
         return bool(self._retry) and time.monotonic() - self._retry[0].since > OVERDUE_S * 2
 
     def _take(self) -> list[_Job]:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
-        batch += [self._later.popleft() for _ in range(min(len(self._later), BATCH))]
+        self._taken += len(batch)
+        while self._later and self._later[0].after <= self._taken and len(batch) < 2 * BATCH:
+            batch.append(self._later.popleft())
         return batch
 
     def _retry_batch(self) -> list[_Job]:
@@ -181,14 +217,16 @@ class Writer:
         """Run a batch in one transaction; on any failure replay it one by one."""
         results = []
         try:
-            tx.execute("BEGIN IMMEDIATE")
-            tx.fresh()
+            self._begin(tx)
+            if self._mismatch is not None:
+                raise self._mismatch
             for job in batch:
                 results.append(job.op(tx))
             tx.execute("COMMIT")
         except Exception as error:
-            _rollback(tx)
-            if len(batch) == 1:
+            if not self._rollback(tx, error) or is_transient(error):
+                self._fail_or_keep(batch, error)
+            elif len(batch) == 1 and self._mismatch is None:
                 self._settle_failure(batch[0], error)
             else:
                 self._replay(tx, batch)
@@ -200,22 +238,35 @@ class Writer:
         """Each operation in a transaction of its own; after a transient failure the rest waits."""
         for index, job in enumerate(batch):
             try:
-                tx.execute("BEGIN IMMEDIATE")
-                tx.fresh()
+                self._begin(tx)
+                if self._mismatch is not None and not job.must:
+                    raise self._mismatch
                 result = job.op(tx)
                 tx.execute("COMMIT")
             except Exception as error:
-                _rollback(tx)
+                usable = self._rollback(tx, error)
                 self._settle_failure(job, error)
-                if is_transient(error):
+                if is_transient(error) or not usable:
                     self._fail_or_keep(batch[index + 1 :], error)
                     return
             else:
                 self._trouble = None
                 self._deliver([(job.future, result, None)])
 
+    def _rollback(self, tx: Tx, error: Exception) -> bool:
+        """Undo; False when the connection is of no use any more (and was closed)."""
+        try:
+            if tx.connection.in_transaction:
+                tx.execute("ROLLBACK")
+        except sqlite3.Error:
+            log.exception("rollback failed")
+            self._database.forget()
+            return False
+        return not self._database.forget(error)
+
     def _settle_failure(self, job: _Job, error: Exception) -> None:
-        if isinstance(error, sqlite3.Error) and is_transient(error):
+        kept = is_transient(error) or (job.must and self._mismatch is not None)
+        if isinstance(error, sqlite3.Error) and kept:
             self._fail_or_keep([job], error)
             return
         if job.must:
@@ -228,7 +279,7 @@ class Writer:
 
     def _fail_or_keep(self, jobs: list[_Job], error: Exception) -> None:
         """``must`` operations and those still patient are retried, the others fail now."""
-        trouble = error if isinstance(error, DatabaseUnavailable) else explain_trouble(error)
+        trouble = error if isinstance(error, StorageError) else explain_trouble(error)
         if self._trouble is None:
             log.error("%s", trouble)
         self._trouble = trouble
@@ -252,14 +303,6 @@ class Writer:
             self._loop.call_soon_threadsafe(_resolve, awaited)
         except RuntimeError:  # the loop is closed: nobody waits any more
             pass
-
-
-def _rollback(tx: Tx) -> None:
-    try:
-        if tx.connection.in_transaction:
-            tx.execute("ROLLBACK")
-    except sqlite3.Error:
-        log.exception("rollback failed")
 
 
 def _resolve(results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:
