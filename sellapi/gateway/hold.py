@@ -24,7 +24,7 @@ from sellapi.domain.credits import format_credits
 from sellapi.domain.holds import Priced
 from sellapi.domain.pricing import charge
 from sellapi.domain.usage import Usage
-from sellapi.errors import ApiError
+from sellapi.errors import ApiError, Overloaded
 from sellapi.gateway.demand import Asked
 from sellapi.gateway.stats import Stats
 from sellapi.storage import ledger
@@ -38,8 +38,9 @@ __all__ = ["Attempt", "Hold", "Receipt", "new_request_id"]
 _random = random.Random(os.urandom(32)).getrandbits  # noqa: S311 - not a secret
 """Ids must be unique, not secret; os.urandom would cost 100 us here (it lets go of the GIL)."""
 
-SETTLE_WAIT_S = 10.0
-"""How long an answer waits for its settlement's commit before it goes out all the same."""
+SETTLE_WAIT_S = 30.0
+"""How long an answer waits for its settlement's commit. It never goes out without: after a crash
+nothing would be left of the charge."""
 
 
 def new_request_id() -> str:
@@ -70,7 +71,9 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        return f"{self.route.provider.name}:{self.route.upstream_id}"
+        """``provider:upstream id``, in characters a header may carry."""
+        name = f"{self.route.provider.name}:{self.route.upstream_id}"
+        return name if name.isascii() and name.isprintable() else ascii(name)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -344,7 +347,11 @@ class Receipt:
     balance: int | None = None
 
     async def committed(self) -> Self:
-        """Wait for the commit (a slow disk at most `SETTLE_WAIT_S`; the charge stands anyway)."""
+        """Wait for the commit.
+
+        Raises `Overloaded` after `SETTLE_WAIT_S`: the charge is still written as soon as the
+        database takes it, and marked as undelivered (refundable).
+        """
         # A cancelled or expired wait only gives up the future: the writer has the operation.
         late = self.future.get_loop().call_later(SETTLE_WAIT_S, self.future.cancel)
         try:
@@ -353,10 +360,14 @@ class Receipt:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
+            raise Overloaded(
+                "The answer is there but its charge cannot be recorded right now. Ask the operator "
+                f"for a refund of {self.hold.request_id}, or try again later.",
+                retry_after=5,
+                should_retry=False,
+            ) from None
         finally:
             late.cancel()
-        if self.balance is None and self.hold.held is not None:
-            self.balance = self.hold.held.balance - self.charge
         return self
 
     def to_json(self) -> dict[str, Any]:
