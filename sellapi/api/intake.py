@@ -78,7 +78,7 @@ async def read_ask(request: Request, mode: str) -> tuple[Ask, int]:
     taken = declared or limit
     budget.take(taken)
     try:
-        body = await _read(request, limit)
+        body = await _read(request, limit, declared)
     except BaseException:
         budget.give(taken)
         raise
@@ -107,23 +107,29 @@ def _retry_count(request: Request) -> int | None:
     return int(count) if count.isdecimal() and len(count) < 4 and count != "0" else None
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int, declared: int | None) -> bytes:
     stream: Any = request.stream
     if stream is None or not stream.request_body:
         return b""
-    parts: list[bytes] = []
-    size = 0
+    if declared is not None and len(stream.recv_buffer) >= declared:
+        return await _collect(request, stream, limit)  # all here already: no timer needed
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            while stream.request_body:
-                chunk = await stream.read()
-                if chunk:
-                    parts.append(chunk)
-                    size += len(chunk)
-                    if size > limit:
-                        await _discard(request, limit)
+            return await _collect(request, stream, limit)
     except TimeoutError:
         raise InvalidRequest("The body did not arrive in time: send it faster.") from None
+
+
+async def _collect(request: Request, stream: Any, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while stream.request_body:
+        chunk = await stream.read()
+        if chunk:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                await _discard(request, limit)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -102,6 +103,24 @@ def error_response(request: Request, error: ApiError) -> HTTPResponse:
     return json_response(request, error.body(), error.headers, error.status)
 
 
+class _Answer(HTTPResponse):
+    """An answer whose headers are our own ASCII: Sanic's multidict and sanitising cost 25 us."""
+
+    __slots__ = ()
+
+    def __init__(self, body: bytes, headers: dict[str, str]) -> None:
+        super().__init__(body)
+        self.headers: Any = headers
+
+    @property
+    def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
+        return (
+            (name.encode(), str(value).encode())
+            for name, value in self.headers.items()
+            if value != ""
+        )
+
+
 class Wire:
     """A `Sink`: hands one answer to the socket and remembers how far it came."""
 
@@ -136,11 +155,9 @@ class Wire:
         await self._response.eof()
 
     async def answer(self, body: bytes, headers: dict[str, str]) -> None:
-        response = HTTPResponse(
-            body,
-            headers=base_headers(self._request) | headers,
-            content_type="application/json",
-        )
+        headers |= base_headers(self._request)
+        headers["content-type"] = "application/json"
+        response = _Answer(body, headers)
         self.started = True
         await self._request.respond(response)
         await response.send(end_stream=True)
@@ -159,12 +176,11 @@ class Wire:
         async with self._starting:
             if self.started:
                 return
-            self._response = await self._request.respond(
-                headers=base_headers(self._request)
-                | self._headers
-                | {"cache-control": "no-cache", "x-accel-buffering": "no"},
-                content_type="text/event-stream; charset=utf-8",
-            )
+            headers = base_headers(self._request) | self._headers
+            headers["content-type"] = "text/event-stream; charset=utf-8"
+            headers["cache-control"] = "no-cache"
+            headers["x-accel-buffering"] = "no"  # nginx would hold events back
+            self._response = await self._request.respond(_Answer(b"", headers))
             self.started = True
 
     async def ping(self) -> None:
