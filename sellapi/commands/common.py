@@ -186,6 +186,8 @@ def _cell(value: Any) -> Any:
         return "yes" if value else "no"
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         return Text(clean(", ".join(value)))
+    if isinstance(value, dict) and not any(isinstance(v, (dict, list)) for v in value.values()):
+        return Text(clean(", ".join(f"{name} {v}" for name, v in value.items())))
     if isinstance(value, (dict, list)):
         return Text(clean(json.dumps(value, ensure_ascii=False)))
     return Text(clean(value))
