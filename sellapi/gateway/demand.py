@@ -19,7 +19,7 @@ from sellapi.domain.usage import Usage
 from sellapi.errors import InvalidRequest
 from sellapi.wire.fields import ChatFields, EmbeddingFields, ImageFields
 
-__all__ = ["READERS", "Asked", "refuse_billing_fields"]
+__all__ = ["READERS", "Asked", "NotOffered", "refuse_billing_fields"]
 
 RawFields = dict[str, msgspec.Raw]
 
@@ -35,6 +35,11 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 # -- billing fields ------------------------------------------------------------------------------
+
+
+class NotOffered(InvalidRequest):
+    """A field the catalog does not allow for this model (it may since the catalog was read)."""
+
 
 _REFUSED = frozenset(
     (
@@ -53,6 +58,8 @@ _REFUSED = frozenset(
         "web_search_options",
         "audio",
         "best_of",
+        "search_parameters",
+        "enable_search",
     )
 )
 _REFUSED_IMAGES = frozenset(("stream", "partial_images"))
@@ -75,6 +82,7 @@ _BILLED = frozenset(
         "dimensions",
     )
 )
+_SERVICE_TIERS = (b'"auto"', b'"default"')
 _SENSITIVE = _REFUSED | _REFUSED_IMAGES | _BILLED
 
 
@@ -84,7 +92,7 @@ def refuse_billing_fields(fields: Mapping[str, msgspec.Raw], model: Model) -> No
     Fields the catalog allows for the model pass; so does an explicit null.
     """
     for name, raw in fields.items():
-        lower = name.lower()
+        lower = name.casefold()  # as Go folds names: it reads "ſtream" as "stream"
         if lower in _SENSITIVE and name != lower:
             raise InvalidRequest(
                 f"The field '{name}' is spelled '{lower}': use lower case.", param=name
@@ -92,25 +100,21 @@ def refuse_billing_fields(fields: Mapping[str, msgspec.Raw], model: Model) -> No
         if name in model.allowed_fields or bytes(raw) == b"null":
             continue
         if name in _REFUSED or (model.mode == "image" and name in _REFUSED_IMAGES):
-            raise InvalidRequest(
-                f"The field '{name}' is not offered here: leave it out.", param=name
-            )
+            raise NotOffered(f"The field '{name}' is not offered here: leave it out.", param=name)
+        if name == "service_tier" and bytes(raw) not in _SERVICE_TIERS:
+            raise NotOffered("Only the service tiers 'auto' and 'default' are offered.", param=name)
 
 
 def _refuse_extras(asked: ChatFields, fields: RawFields, model: Model) -> None:
     allowed = model.allowed_fields
-    if asked.service_tier not in (None, "auto", "default") and "service_tier" not in allowed:
-        raise InvalidRequest(
-            "Only the service tiers 'auto' and 'default' are offered.", param="service_tier"
-        )
     if asked.modalities not in (None, ["text"]) and "modalities" not in allowed:
-        raise InvalidRequest("Only the modality 'text' is offered.", param="modalities")
+        raise NotOffered("Only the modality 'text' is offered.", param="modalities")
     tools = fields.get("tools")
     if tools is None or bytes(tools) == b"null":
         return
     for index, tool in enumerate(_typed(tools, _TOOLS, "tools")):
         if tool.type not in ("function", "custom") and "tools" not in allowed:
-            raise InvalidRequest(
+            raise NotOffered(
                 f"Tools of type '{tool.type[:40]}' are not offered: use functions.",
                 param=f"tools[{index}].type",
             )

@@ -22,7 +22,7 @@ from sellapi.errors import (
     Overloaded,
     TierRestricted,
 )
-from sellapi.gateway.demand import READERS, Asked, refuse_billing_fields
+from sellapi.gateway.demand import READERS, Asked, NotOffered, refuse_billing_fields
 from sellapi.gateway.forward import Forwarder, Sink
 from sellapi.gateway.hold import Hold
 from sellapi.gateway.limiter import Limiter, Quota
@@ -36,7 +36,7 @@ from sellapi.wire.fields import Fields, decode_body
 
 __all__ = ["Ask", "Gateway"]
 
-_CONFIRMED = (ModelNotFound, TierRestricted, InsufficientCredits)
+_CONFIRMED = (ModelNotFound, TierRestricted, NotOffered, InsufficientCredits)
 """Refusals that a cached copy may decide wrongly: the database is asked before they are told."""
 
 TRIES = 8
