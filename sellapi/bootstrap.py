@@ -164,7 +164,8 @@ class Services:
 
         stopped = await asyncio.to_thread(read)
         for hold in holds:
-            if hold.caller.account_id in stopped and hold.task is not None:
+            if hold.caller.account_id in stopped and not hold.suspended and hold.task is not None:
+                hold.suspended = True
                 hold.task.cancel()
 
     async def _sweep(self) -> None:

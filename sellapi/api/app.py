@@ -9,6 +9,7 @@ import orjson
 from sanic import Blueprint, HTTPResponse, Request, Sanic
 from sanic.exceptions import (
     HeaderExpectationFailed,
+    RequestCancelled,
     RequestTimeout,
     SanicException,
     ServiceUnavailable,
@@ -21,7 +22,6 @@ from sanic.exceptions import (
 )
 from sanic.exceptions import (
     PayloadTooLarge as SanicPayloadTooLarge,
-    RequestCancelled,
 )
 from sanic.handlers import ErrorHandler
 
@@ -51,7 +51,7 @@ _COUNTED = {401, 402, 403, 404, 429}
 class _Errors(ErrorHandler):
     """Every error leaves as the contract's JSON; whatever is not ours is told in one sentence."""
 
-    def default(self, request: Request, exception: BaseException) -> HTTPResponse:
+    def default(self, request: Request, exception: Exception) -> HTTPResponse:
         if request.method == "OPTIONS" and isinstance(exception, _NO_ROUTE):
             return _preflight(request)
         if isinstance(exception, RequestCancelled):  # the client left: nobody reads an answer

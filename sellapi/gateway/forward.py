@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import orjson
 
 from sellapi.domain.catalog import Route
 from sellapi.domain.credits import format_credits
 from sellapi.domain.usage import Usage
-from sellapi.errors import ApiError, Overloaded, UpstreamFailed
+from sellapi.errors import ApiError, UpstreamFailed
 from sellapi.gateway.hold import Attempt, Hold, Receipt
+from sellapi.gateway.media import fetch_media, inline_images
 from sellapi.gateway.router import Router
 from sellapi.gateway.stats import Stats
-from sellapi.upstream import guard
-from sellapi.upstream.adapter import Answer, Job, Media, Outbound, StreamDecoder, UpstreamFailure
+from sellapi.upstream.adapter import Answer, Job, Outbound, StreamDecoder, UpstreamFailure
 from sellapi.upstream.client import Call, Reply
+from sellapi.upstream.openai_reply import edit
+from sellapi.upstream.openai_shape import openai_usage
 from sellapi.upstream.registry import Link, Registry
 from sellapi.wire import sse
 
-__all__ = ["Forwarder", "Sink", "openai_usage"]
+__all__ = ["Forwarder", "Sink"]
 
 T = TypeVar("T")
 
@@ -30,9 +33,8 @@ ANSWER_MAX_BYTES = 256 * 1024 * 1024
 ERROR_MAX_BYTES = 256 * 1024
 DRAIN_S = 5.0
 """How long a finished stream is read on for its usage after the client has left."""
-MEDIA_MAX = 32
-MEDIA_MAX_BYTES = 20 * 1024 * 1024
-MEDIA_TIMEOUT_S = 15.0
+SIDE_BY_SIDE = 8
+"""Calls one request makes at the same time, when it takes several."""
 
 
 class Sink(Protocol):
@@ -74,7 +76,10 @@ class Forwarder:
     async def complete(self, hold: Hold, sink: Sink, headers: dict[str, str]) -> None:
         """One whole answer: forward, settle, hand over."""
         answer = await self._try_routes(hold, lambda attempt: self._whole(hold, attempt))
-        usage = answer.usage or hold.estimate_usage(answer.text, answer.images)
+        usage = answer.usage
+        if usage is None:
+            usage = hold.estimate_usage(answer.text, answer.images)
+            answer = _with_usage(answer, usage, hold.model.mode)
         receipt = hold.settle(usage, finish=_worst(answer.finish_reasons))
         await receipt.committed()
         headers["x-sellapi-route"] = hold.attempts[-1].name
@@ -152,9 +157,11 @@ class Forwarder:
         """The request as this route's provider understands it; raises `InvalidRequest`."""
         link = self._registry.link(attempt.route.provider)
         job = _job(hold, attempt.route, link)
+        if not (link.private or link.native) and _names_urls(job):
+            job.private_base_url = await link.leads_inside()
         urls = link.adapter.media_urls(job)
         if urls:
-            job.media = await _fetch_media(urls)
+            job.media = await fetch_media(urls)
         return link, job, link.adapter.encode(job)
 
     def _call(self, link: Link, attempt: Attempt, outbound: Outbound) -> Call:
@@ -168,14 +175,14 @@ class Forwarder:
         if outbound.stream:
             decoder = await self._read_events(hold, attempt, link, job, outbound, _discard)
             answer = decoder.answer()
-        elif outbound.repeat == 1:
+        elif outbound.repeat == 1 and not outbound.more:
             call = self._call(link, attempt, outbound)
             answer = link.adapter.decode(job, [await self._body(link, call)])
         else:
             answer = link.adapter.decode(job, await self._bodies(link, attempt, outbound))
         hold.note_first_byte()
         self._stats.skipped += answer.skipped
-        return await _inline_images(answer) if answer.image_urls else answer
+        return await inline_images(answer) if answer.image_urls else answer
 
     async def _body(self, link: Link, call: Call) -> bytes:
         async with link.engine.open(call) as reply:
@@ -183,14 +190,30 @@ class Forwarder:
             return await reply.read(ANSWER_MAX_BYTES)
 
     async def _bodies(self, link: Link, attempt: Attempt, outbound: Outbound) -> list[bytes]:
-        """Several calls side by side; those that came are the answer, if any did."""
-        call = self._call(link, attempt, outbound)
-        results = await asyncio.gather(
-            *(self._body(link, call) for _ in range(outbound.repeat)), return_exceptions=True
-        )
-        bodies = [r for r in results if isinstance(r, bytes)]
-        if not bodies:
-            raise next(r for r in results if isinstance(r, BaseException))
+        """Several calls side by side, in order; see `Outbound` for which of them must succeed."""
+        first = self._call(link, attempt, outbound)
+        calls = [first] * outbound.repeat + [replace(first, body=body) for body in outbound.more]
+        room = asyncio.Semaphore(SIDE_BY_SIDE)
+        refused: list[UpstreamFailure] = []
+
+        async def one(call: Call) -> bytes | None:
+            async with room:
+                if refused and outbound.more:
+                    return None  # it is lost already: do not pay for more of it
+                try:
+                    return await self._body(link, call)
+                except UpstreamFailure as failure:
+                    refused.append(failure)
+                    return None
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(call)) for call in calls]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        bodies = [body for task in tasks if (body := task.result()) is not None]
+        if not bodies or (refused and outbound.more):
+            raise refused[0]
         return bodies
 
     async def _events(
@@ -298,27 +321,10 @@ def _account_tag(account_id: int) -> str:
     return hashlib.sha256(f"sellapi account {account_id}".encode()).hexdigest()[:24]
 
 
-async def _fetch_media(urls: tuple[str, ...]) -> dict[str, Media]:
-    if len(urls) > MEDIA_MAX:
-        raise Overloaded(f"At most {MEDIA_MAX} files are fetched for one request.")
-    media = await asyncio.gather(
-        *(guard.fetch(u, max_bytes=MEDIA_MAX_BYTES, timeout_s=MEDIA_TIMEOUT_S) for u in urls)
-    )
-    return dict(zip(urls, media, strict=True))
-
-
-async def _inline_images(answer: Answer) -> Answer:
-    """An images answer whose provider sent URLs, with the images fetched and put in their place."""
-    import base64
-    from dataclasses import replace
-
-    media = await _fetch_media(answer.image_urls)
-    body = orjson.loads(answer.body)
-    for item in body["data"]:
-        url = item.pop("url", None)
-        if url in media:
-            item["b64_json"] = base64.b64encode(media[url].data).decode()
-    return replace(answer, body=orjson.dumps(body), image_urls=())
+def _names_urls(job: Job) -> bool:
+    """Whether a chat may name files by URL (keys may be spelled with escapes)."""
+    raw = bytes(job.fields.get("messages", b""))
+    return b'url"' in raw or b'file_data"' in raw or b"\\u" in raw
 
 
 # -- the end of an answer --------------------------------------------------------------------------
@@ -340,17 +346,11 @@ def _last_events(hold: Hold, decoder: StreamDecoder, usage: Usage, receipt: Rece
     return last + sse.DONE
 
 
-def openai_usage(usage: Usage) -> dict[str, Any]:
-    """Disjoint buckets as OpenAI's usage object (wire notes 1.6)."""
-    prompt, completion = usage.total_input, usage.total_output
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cache_read,
-            "cache_write_tokens": usage.cache_write + usage.cache_write_1h,
-            "audio_tokens": usage.audio_input,
-        },
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-    }
+def _with_usage(answer: Answer, usage: Usage, mode: str) -> Answer:
+    """An answer whose provider reported no usage, with the one that is charged in its place."""
+    if mode == "image":
+        return answer
+    told = openai_usage(usage)
+    if mode == "embedding":
+        told = {name: told[name] for name in ("prompt_tokens", "total_tokens")}
+    return replace(answer, body=edit(answer.body, {"usage": orjson.dumps(told)}))

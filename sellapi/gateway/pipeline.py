@@ -18,6 +18,7 @@ from sellapi.domain.holds import Demand, Priced, bound_output, least_output, pri
 from sellapi.errors import (
     ApiError,
     InsufficientCredits,
+    InvalidApiKey,
     ModelNotFound,
     Overloaded,
     TierRestricted,
@@ -97,6 +98,11 @@ class Gateway:
                     await self._forwarder.complete(hold, sink, headers)
         except UpstreamFailure as failure:
             raise failure.error from failure
+        except asyncio.CancelledError:
+            if not hold.suspended or hold.task is None:
+                raise
+            hold.task.uncancel()
+            raise InvalidApiKey("This account was suspended while the request ran.") from None
         finally:
             self.in_flight.pop(hold.request_id, None)
             if hold.voided_after_send:
