@@ -27,6 +27,7 @@ from sanic.handlers import ErrorHandler
 
 from sellapi.api import account, completions, health, models
 from sellapi.api.intake import Budget
+from sellapi.api.protocol import Gate
 from sellapi.api.respond import Pinger, cors_headers, error_response, request_id
 from sellapi.bootstrap import Services
 from sellapi.errors import (
@@ -134,6 +135,7 @@ def create_app(services: Services, *, name: str = "sellapi") -> Sanic[Any, Any]:
     app.blueprint(health.blueprint)
     app.before_server_start(_start)
     app.before_server_stop(_stop)
+    app.after_server_stop(_close)
     return app
 
 
@@ -145,6 +147,8 @@ def _configure(app: Sanic[Any, Any], services: Services) -> None:
     app.ctx.trusted_proxies = settings.trusted_proxies
     app.ctx.max_body_bytes = settings.max_body_bytes
     app.ctx.budget = Budget(settings.body_memory_bytes)
+    app.ctx.gate = Gate(settings)
+    app.ctx.body_timeout = settings.body_timeout
     app.ctx.pinger = Pinger()
     app.config.update(
         ACCESS_LOG=False,
@@ -155,9 +159,10 @@ def _configure(app: Sanic[Any, Any], services: Services) -> None:
         PROXIES_COUNT=None,
         REQUEST_MAX_SIZE=160_000_000,
         REQUEST_MAX_HEADER_SIZE=16_384,
-        REQUEST_TIMEOUT=60,
+        REQUEST_TIMEOUT=settings.head_timeout,
         RESPONSE_TIMEOUT=_response_timeout(services),
-        KEEP_ALIVE_TIMEOUT=75,
+        KEEP_ALIVE_TIMEOUT=settings.keep_alive_timeout,
+        GRACEFUL_TCP_CLOSE_TIMEOUT=settings.shutdown_timeout * 0.9,  # slow readers get their answer
         GRACEFUL_SHUTDOWN_TIMEOUT=settings.shutdown_timeout,
     )
 
@@ -187,3 +192,7 @@ async def _start(app: Sanic[Any, Any]) -> None:
 
 async def _stop(app: Sanic[Any, Any]) -> None:
     app.ctx.gateway.closing = True
+
+
+async def _close(app: Sanic[Any, Any]) -> None:
+    await app.ctx.services.close()

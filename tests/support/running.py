@@ -171,6 +171,5 @@ async def running(database: Path, **settings: Any) -> AsyncIterator[Running]:
         server.close()
         await server.before_stop()
         await server.after_stop()
-        await services.close()
         services.stop()
         Sanic._app_registry.pop(app.name, None)
