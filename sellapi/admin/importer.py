@@ -39,7 +39,7 @@ _LITELLM = {
     "output_cost_per_image_token": "image_output",
 }
 _LITELLM_MODES = {"chat": "chat", "embedding": "embedding", "image_generation": "image"}
-_FIELDS = {"cached_input": "cache_read"}
+_FIELDS = {"cached_input": "cache_read", "long_cached_input": "long_cache_read"}
 """Option names -> names in `Model.prices`, where they differ."""
 
 
@@ -50,7 +50,7 @@ class _Listed:
     upstream: str
     name: str
     mode: str
-    prices: dict[str, str]
+    prices: dict[str, str | int]
     context: int | None
     max_output: int | None
 
@@ -153,9 +153,9 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no price")
 
 
-def _prices(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str] | None:
+def _prices(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str | int] | None:
     """Decimal USD per million tokens by option name; None when a price cannot be kept exactly."""
-    found: dict[str, str] = {}
+    found: dict[str, str | int] = {}
     for theirs, ours in names.items():
         value = row.get(theirs)
         if value is None:
@@ -221,7 +221,7 @@ def _litellm(name: str, row: Any) -> _Listed | None:
     )
 
 
-def _steps(row: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+def _steps(row: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, str | int]]]:
     """Long-context steps: ``input_cost_per_token_above_200k_tokens`` and its like."""
     for key in row:
         above = key.removeprefix("input_cost_per_token_above_").removesuffix("k_tokens")
@@ -232,4 +232,4 @@ def _steps(row: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
             }
             long = _prices(row, names)
             if long:
-                yield str(int(above) * 1000), long
+                yield int(above) * 1000, long

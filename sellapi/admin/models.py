@@ -305,10 +305,13 @@ class Models(Noun):
         if not prices.stated:
             return
         now = self.desk.now()
-        # A clock that went back must not leave the older version in force.
-        _, latest = catalog.prices_at(act.tx, model_id, now)
-        effective = max(now, latest) if at is None else at
-        catalog.add_price(act.tx, model_id, prices, effective, self.desk.actor, now)
+        starts = [now if at is None else at]
+        if at is None:
+            # A clock that went back: what was set at once before must not take over again later.
+            latest = catalog.latest_immediate(act.tx, model_id)
+            starts += [latest] if latest > now else []
+        for start in starts:
+            catalog.add_price(act.tx, model_id, prices, start, self.desk.actor, now)
 
     def _add_route(
         self, act: Act, model_id: int, provider: str, upstream: str, **more: Any
@@ -373,7 +376,7 @@ class Models(Noun):
             after: dict[str, Any] = dict(values)
             accounts.set_columns(act.tx, "models", row["id"], values)
             if words or images:
-                old, _ = catalog.prices_at(act.tx, row["id"], at or self.desk.now())
+                old = catalog.prices_at(act.tx, row["id"], at or self.desk.now())
                 new = parse_prices(old, words, images)
                 if not new.stated:
                     raise Refused("a model keeps a price: `sellapi models disable` stops its sale")
@@ -417,7 +420,7 @@ class Models(Noun):
     def _switch(self, slug: str, on: bool) -> Model:
         with self.act("models.enable" if on else "models.disable") as act:
             row = find_model(act.tx, slug)
-            prices, _ = catalog.prices_at(act.tx, row["id"], self.desk.now())
+            prices = catalog.prices_at(act.tx, row["id"], self.desk.now())
             if on and not prices.stated:
                 raise Refused(
                     f"{slug} has no price: `sellapi models set {slug} --input … --output …` first"

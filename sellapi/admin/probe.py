@@ -50,7 +50,10 @@ def _engine(provider: Provider, options: EngineOptions) -> HttpxEngine:
 
 async def _ask(registry: Registry, provider: Provider, upstream_id: str) -> tuple[str, bool]:
     link = registry.link(provider)
-    call = link.call(link.adapter.probe(upstream_id), TIMEOUT_S, TIMEOUT_S)
+    outbound = link.adapter.probe(upstream_id)
+    if outbound is None:
+        return "not asked: a call would draw, and cost, an image", True
+    call = link.call(outbound, TIMEOUT_S, TIMEOUT_S)
     async with link.engine.open(call) as reply:
         body = await reply.read(ANSWER_MAX)
         if 200 <= reply.status < 300:

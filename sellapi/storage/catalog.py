@@ -136,16 +136,26 @@ def all_prices(tx: Tx, now: int) -> tuple[dict[int, dict[str, Any]], dict[int, l
     return current, scheduled
 
 
-def prices_at(tx: Tx, model_id: int, at: int) -> tuple[Prices, int]:
-    """``(prices, effective_at)`` of the version in force at a time; no prices, 0 when none is."""
+def prices_at(tx: Tx, model_id: int, at: int) -> Prices:
+    """The version in force at a time; no prices when none is."""
     row = tx.one(
         "SELECT * FROM prices WHERE model_id = ? AND effective_at <= ? "
         "ORDER BY effective_at DESC, id DESC LIMIT 1",
         (model_id, at),
     )
-    if row is None:
-        return Prices(), 0
-    return Prices.from_json(json.loads(row["prices"])), row["effective_at"]
+    return Prices() if row is None else Prices.from_json(json.loads(row["prices"]))
+
+
+def latest_immediate(tx: Tx, model_id: int) -> int:
+    """When the last price that was not scheduled took effect; 0 when there is none."""
+    return int(
+        tx.value(
+            "SELECT max(effective_at) FROM prices WHERE model_id = ? "
+            "AND effective_at <= created_at",
+            (model_id,),
+        )
+        or 0
+    )
 
 
 def add_price(

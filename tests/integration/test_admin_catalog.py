@@ -1,0 +1,230 @@
+"""Providers, models and prices: what an operator may say, and what is never stored."""
+
+import json
+
+import pytest
+
+from sellapi.admin import importer, to_json
+from sellapi.domain.usage import Usage
+from sellapi.errors import Refused, UsageError
+from sellapi.storage.snapshot import read_catalog
+from tests.support.shop import Requests, open_shop, quick
+
+FREE = {
+    "openai/gpt-6-luna",
+    "openai/gpt-5.4-nano",
+    "anthropic/claude-haiku-5.5",
+    "google/gemini-2.5-flash-lite",
+    "openai/text-embedding-3-small",
+}
+SEED = {
+    "anthropic/claude-sonnet-4.6",
+    "openai/gpt-5.4",
+    "openai/text-embedding-3-small",
+    "google/imagen-4.0-generate-001",
+}
+NOW = 1_795_400_000
+
+
+@pytest.fixture
+def admin(tmp_path):
+    admin = open_shop(
+        tmp_path / "shop.db", env={"OPENAI_API_KEY": "sk-proj-secret"}, clock=lambda: NOW
+    )
+    quick(admin.desk.database)
+    return admin
+
+
+def test_the_default_catalog_has_the_contracts_models_prices_and_tiers(admin):
+    models = {m.slug: m for m in admin.models.list()}
+    assert {s for s, m in models.items() if m.tier == "free"} == FREE
+    assert models.keys() >= SEED | FREE
+    assert models["openai/gpt-5.4"].prices == {
+        "input": "2.5", "cache_read": "0.25", "output": "15", "long_context": 272_000,
+        "long_input": "5", "long_cache_read": "0.5", "long_output": "22.5",
+    }  # fmt: skip
+    imagen = models["google/imagen-4.0-generate-001"]
+    assert (imagen.mode, imagen.upstream) == ("image", "gemini-3.1-flash-image")
+    assert "Gemini 3.1 Flash Image" in imagen.name
+    assert set(imagen.prices) == {"images"}
+    assert {s for s, m in models.items() if m.available} == {s for s in models if s[:6] == "openai"}
+    assert [(t.name, t.rpm, t.account_rpm) for t in admin.tiers.list()] == [
+        ("free", 20, 60),
+        ("pro", 600, 3000),
+    ]
+
+
+def test_a_price_announced_for_later_takes_over_on_its_day(admin):
+    with admin.desk.database.read() as tx:
+        now, then = (read_catalog(tx, at) for at in (NOW, 1_798_761_600))
+    slug = "google/gemini-3.8-flash"
+    assert now.models[slug].prices.input == 750_000
+    assert then.models[slug].prices.input == 1_500_000
+    assert now.next_change_at == 1_798_761_600
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("openai", "https://api.openai.com"),
+        ("openai", "https://host/v1/chat/completions"),
+        ("openai", "ftp://host/v1"),
+        ("openai", "host/v1"),
+        ("openai", "https://user:pass@host/v1"),
+        ("openai", "https://host/v1?key=abc"),
+        ("anthropic", "https://api.anthropic.com/v1"),
+        ("anthropic", "https://api.anthropic.com/v1/messages"),
+        ("gemini", "https://generativelanguage.googleapis.com/v1beta/"),
+    ],
+)
+def test_a_base_url_that_cannot_work_or_holds_a_secret_is_refused(admin, kind, url):
+    with pytest.raises(UsageError):
+        admin.providers.add("p", kind=kind, base_url=url, api_key_env="K")
+
+
+def test_a_trailing_slash_is_taken_off_and_an_odd_base_url_gets_a_hint(admin):
+    good = admin.providers.add("a", kind="openai", base_url="https://host/v1/", api_key_env="K")
+    assert (good.base_url, good.hints) == ("https://host/v1", ())
+    odd = admin.providers.add("b", kind="openai", base_url="http://host.test/x", api_key_env="K")
+    assert len(odd.hints) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"api_key_env": "sk-proj-abcdefghijklmnop"},
+        {"api_key_env": "K", "headers": ["Authorization=Bearer abcdefghijklmnopqrstuvwx"]},
+        {"api_key_env": "K", "headers": ["X-Team-Token=abc"]},
+        {"api_key_env": "K", "headers": ["X-Note=sk-live-abcdefghijklmnop"]},
+        {"api_key_env": "K", "proxy": "http://me:secret@proxy:3128"},
+    ],
+)
+def test_what_looks_like_a_secret_is_refused_and_stored_nowhere(admin, options):
+    with pytest.raises(Refused):
+        admin.providers.add("p", kind="openai", **options)
+    assert "p" not in {p.name for p in admin.providers.list()}
+
+
+def test_a_header_may_name_the_variable_its_secret_is_in(admin):
+    p = admin.providers.add(
+        "p", kind="openai", api_key_env="K", headers=["X-Token=env:TEAM", "X-App=shop"]
+    )
+    assert p.headers == {"x-token": "env:TEAM", "x-app": "shop"}
+
+
+def test_a_model_without_a_price_is_never_enabled_and_never_in_the_catalog(admin):
+    model = admin.models.add("acme/free-lunch", mode="chat", provider="openai", upstream="x")
+    assert (model.enabled, model.available) == (False, False)
+    with pytest.raises(Refused, match="no price"):
+        admin.models.enable("acme/free-lunch")
+    with admin.desk.database.read() as tx:
+        assert "acme/free-lunch" not in read_catalog(tx, NOW).models
+    with pytest.raises(Refused, match="keeps a price"):
+        admin.models.set("openai/gpt-5.4", prices={"input": "none", "output": "none"})
+
+
+@pytest.mark.parametrize("price", ["-1", "1e3", "NaN", "3.0000001", "1,5", "", "٣"])
+def test_a_price_is_an_exact_decimal_or_refused(admin, price):
+    with pytest.raises(UsageError):
+        admin.models.set("openai/gpt-5.4", prices={"input": price})
+
+
+def test_a_change_of_price_is_a_new_version_and_old_receipts_explain_themselves(admin):
+    admin.users.add("ann@shop.test")
+    requests = Requests(admin, "ann@shop.test")
+    request_id = requests.charge(input=1000, output=100)
+    admin.models.set("openai/gpt-5.4", prices={"input": "100"})
+    receipt = admin.requests.show(request_id)
+    assert receipt.recomputed == receipt.request.charge == 400_000_000
+    assert receipt.price_version.prices["input"] == "2.5"
+    assert [(s.bucket, s.count, s.credits) for s in receipt.arithmetic] == [
+        ("input", 1000, "250"),
+        ("output", 100, "150"),
+    ]
+    assert len(admin.models.price_history("openai/gpt-5.4")) == 2
+    assert admin.ledger.verify().ok
+    assert Usage(input=1).total_input == 1
+
+
+def test_a_price_from_a_day_is_scheduled_and_the_past_is_refused(admin):
+    model = admin.models.set("openai/gpt-5.4", prices={"input": "7"}, start="2026-12-24")
+    assert model.prices["input"] == "2.5"
+    assert [to_json(p)["effective_at"] for p in model.scheduled] == ["2026-12-24T00:00:00Z"]
+    with pytest.raises(UsageError, match="future"):
+        admin.models.set("openai/gpt-5.4", prices={"input": "7"}, start="2026-11-22")
+
+
+def test_a_price_holds_at_once_even_after_the_clock_went_back(admin):
+    admin.desk.clock = lambda: NOW - 3600
+    admin.models.set("openai/gpt-5.4", prices={"input": "7"})
+    with admin.desk.database.read() as tx:
+        assert read_catalog(tx, NOW).models["openai/gpt-5.4"].prices.input == 7_000_000
+
+
+def test_routes_are_tried_in_order_and_provider_replaces_them_all(admin):
+    model = admin.models.route_add("openai/gpt-5.4", "anthropic:x", cost=["input=1", "output=2"])
+    assert [(r.provider, r.priority) for r in model.routes] == [("openai", 0), ("anthropic", 1)]
+    with pytest.raises(Refused, match="already"):
+        admin.models.route_add("openai/gpt-5.4", "anthropic:x")
+    model = admin.models.set("openai/gpt-5.4", provider="gemini", upstream="y")
+    assert [(r.provider, r.upstream) for r in model.routes] == [("gemini", "y")]
+    admin.providers.remove("gemini")
+    assert "route" in admin.models.show("openai/gpt-5.4").why_not
+
+
+OPENROUTER = {
+    "data": [
+        {"id": "openai/gpt-5.4", "pricing": {"prompt": "0.000003", "completion": "0.000015"}},
+        {
+            "id": "x/new",
+            "name": "New",
+            "context_length": 1000,
+            "pricing": {"prompt": "0.0000001", "completion": "2e-7", "input_cache_read": "0.00000001"},
+            "top_provider": {"max_completion_tokens": 500},
+        },
+        {"id": "z/auto", "pricing": {"prompt": "-1", "completion": "-1"}},
+        {"id": "bad", "pricing": {"prompt": "NaN"}},
+        "junk",
+    ]
+}
+LITELLM = {
+    "sample_spec": {"litellm_provider": "x"},
+    "gpt-5.4": {
+        "litellm_provider": "openai",
+        "mode": "chat",
+        "input_cost_per_token": 0.0000025,
+        "output_cost_per_token": 1.6e-05,
+        "input_cost_per_token_above_272k_tokens": 5e-06,
+        "output_cost_per_token_above_272k_tokens": 2.25e-05,
+        "cache_read_input_token_cost": 2.5e-07,
+    },
+    "tts": {"litellm_provider": "openai", "mode": "audio_speech", "input_cost_per_token": 1},
+}
+
+
+def test_an_openrouter_list_is_compared_exactly_and_applied_once(admin):
+    data = json.dumps(OPENROUTER).encode()
+    plan = importer.plan(admin, data, provider="openai")
+    assert [(c.act, c.slug) for c in plan.changes] == [("price", "openai/gpt-5.4"), ("add", "x/new")]
+    assert plan.skipped == 3
+    assert admin.models.show("openai/gpt-5.4").prices["input"] == "2.5"
+    importer.apply(admin, plan)
+    assert admin.models.show("openai/gpt-5.4").prices["input"] == "3"
+    new = admin.models.show("x/new")
+    assert new.prices == {"input": "0.1", "output": "0.2", "cache_read": "0.01"}
+    assert (new.context_length, new.max_output, new.tier) == (1000, 500, "pro")
+    assert len(admin.models.price_history("openai/gpt-5.4")) == 2
+    assert not importer.plan(admin, data, provider="openai").changes
+
+
+def test_a_litellm_map_finds_our_models_by_their_upstream_id(admin):
+    plan = importer.plan(admin, json.dumps(LITELLM).encode(), add_new=False)
+    assert [(c.slug, c.before, c.after) for c in plan.changes] == [
+        ("openai/gpt-5.4", {"output": "15"}, {"output": "16"})
+    ]
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"{", b"\xff\xfe", b'{"data": 1}', b"[" * 99999])
+def test_a_file_that_is_no_price_list_is_refused_in_words(admin, data):
+    with pytest.raises(UsageError):
+        importer.plan(admin, data)
