@@ -47,6 +47,18 @@ class Settings(BaseSettings):
     """Seconds a provider may be silent inside a stream."""
     shutdown_timeout: float = 60.0
     """Seconds running answers get to finish after SIGTERM."""
+    head_timeout: float = 15.0
+    """Seconds a client has to send a request's head, however it trickles in."""
+    body_timeout: float = 120.0
+    """Seconds a client has to send a request's body."""
+    keep_alive_timeout: float = 75.0
+    """Seconds a connection may be idle between two requests."""
+    write_stall_timeout: float = 30.0
+    """Seconds after which a client is cut that does not read what waits for it."""
+    max_connections: int = 8_192
+    """Open connections of clients together (fewer where the system allows fewer open files)."""
+    max_connections_per_address: int = 2_048
+    """Those of one address; addresses in trusted_proxies are not counted."""
     max_body_bytes: int = 32_000_000
     body_memory_bytes: int = 512_000_000
     """All request bodies in memory together; beyond it new ones get 503."""

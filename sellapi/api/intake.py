@@ -15,10 +15,6 @@ from sellapi.gateway.shop import Shop
 
 __all__ = ["Budget", "address_of", "read_ask"]
 
-BODY_DEADLINE_S = 120.0
-"""A body must be complete after this long, however it trickles in."""
-AUTH_FIRST_BYTES = 262_144
-"""A body larger than this is only read for a caller whose key is good."""
 DISCARD_BYTES = 160_000_000
 DISCARD_S = 20.0
 
@@ -67,22 +63,19 @@ async def read_ask(request: Request, mode: str) -> tuple[Ask, int]:
         raise UnsupportedMedia("Send the body as JSON with 'Content-Type: application/json'.")
     authorization = request.headers.get("authorization")
     address = address_of(request)
-    budget: Budget = request.app.ctx.budget
     declared = _declared(request)
     limit: int = request.app.ctx.max_body_bytes
     if declared is not None and declared > limit:
         await _discard(request, limit)
-    if declared is None or declared > AUTH_FIRST_BYTES:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMedia("Send the body as it is, without a content-encoding.")
+    stream: Any = request.stream
+    if declared is None or len(stream.recv_buffer) < declared:
+        # Not all here yet: only waited for when the key is good.
         shop: Shop = request.app.ctx.gateway.shop
         await shop.authenticate(authorization, address)
-    taken = declared or limit
-    budget.take(taken)
-    try:
-        body = await _read(request, limit, declared)
-    except BaseException:
-        budget.give(taken)
-        raise
-    budget.give(taken - len(body))
+    body = await _read(request, limit, declared)
     ask = Ask(
         mode=mode,
         body=body,
@@ -114,22 +107,32 @@ async def _read(request: Request, limit: int, declared: int | None) -> bytes:
     if declared is not None and len(stream.recv_buffer) >= declared:
         return await _collect(request, stream, limit)  # all here already: no timer needed
     try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
+        async with asyncio.timeout(request.app.ctx.body_timeout):
             return await _collect(request, stream, limit)
     except TimeoutError:
-        raise InvalidRequest("The body did not arrive in time: send it faster.") from None
+        late = InvalidRequest("The body did not arrive in time: send it faster.")
+        late.status = 408
+        late.headers["x-should-retry"] = "false"
+        raise late from None
 
 
 async def _collect(request: Request, stream: Any, limit: int) -> bytes:
+    """The body; the budget is taken for what has arrived, not for what was announced."""
+    budget: Budget = request.app.ctx.budget
     parts: list[bytes] = []
     size = 0
-    while stream.request_body:
-        chunk = await stream.read()
-        if chunk:
-            parts.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                await _discard(request, limit)
+    try:
+        while stream.request_body:
+            chunk = await stream.read()
+            if chunk:
+                budget.take(len(chunk))
+                parts.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    await _discard(request, limit)
+    except BaseException:
+        budget.give(size)
+        raise
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

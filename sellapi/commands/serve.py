@@ -89,10 +89,12 @@ def _run(settings: object, host: str, port: int, *, demo_key: str | None) -> Non
     from sanic import Sanic
 
     from sellapi.api.app import create_app
+    from sellapi.api.protocol import GuardedProtocol, raise_file_limit
     from sellapi.bootstrap import Services
     from sellapi.settings import Settings
 
     assert isinstance(settings, Settings)
+    raise_file_limit()
     services = Services(settings)
     services.database.check_owner()
     swept = services.prepare()
@@ -111,7 +113,15 @@ def _run(settings: object, host: str, port: int, *, demo_key: str | None) -> Non
             sys.stdout.flush()
 
     try:
-        app.run(host=host, port=port, single_process=True, motd=False, access_log=False)
+        app.run(
+            host=host,
+            port=port,
+            protocol=GuardedProtocol,
+            backlog=2_048,
+            single_process=True,
+            motd=False,
+            access_log=False,
+        )
     except OSError as error:
         raise Refused(f"cannot listen on {host}:{port}: {error.strerror}") from None
     finally:

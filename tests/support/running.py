@@ -16,6 +16,7 @@ from typing import Any
 from sanic import Sanic
 
 from sellapi.api.app import create_app
+from sellapi.api.protocol import GuardedProtocol
 from sellapi.bootstrap import Services
 from sellapi.domain import keys
 from sellapi.domain.credits import MICRO
@@ -160,7 +161,9 @@ async def running(database: Path, **settings: Any) -> AsyncIterator[Running]:
     app.config.TOUCHUP = number == 0  # Sanic rewrites its own classes once; twice it cannot
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    server: Any = await app.create_server(sock=sock, return_asyncio_server=True)
+    server: Any = await app.create_server(
+        sock=sock, protocol=GuardedProtocol, return_asyncio_server=True
+    )
     await server.startup()
     await server.before_start()
     await server.after_start()
