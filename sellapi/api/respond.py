@@ -146,13 +146,16 @@ class Wire:
         assert self._response is not None
         await self._response.send(data)
 
-    async def finish(self, data: bytes) -> None:
+    async def finish(self, data: bytes, *, close: bool = False) -> None:
         self._pinger.leave(self)
         if not self.started:
             await self._start()
         assert self._response is not None
-        await self._response.send(data)
-        await self._response.eof()
+        stream: Any = self._request.stream
+        if close and stream is not None:
+            stream.keep_alive = False
+        # In one write: a client that leaves at the last event has had the whole answer.
+        await self._response.send(data, end_stream=True)
 
     async def answer(self, body: bytes, headers: dict[str, str]) -> None:
         headers |= base_headers(self._request)
@@ -166,7 +169,7 @@ class Wire:
         """An error after the 200 has left: an event, then the connection closes."""
         from sellapi.wire import sse
 
-        await self.finish(sse.error(error.body()))
+        await self.finish(sse.error(error.body()), close=True)
 
     def close(self) -> None:
         self._pinger.leave(self)

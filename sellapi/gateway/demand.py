@@ -92,7 +92,7 @@ def refuse_billing_fields(fields: Mapping[str, msgspec.Raw], model: Model) -> No
     Fields the catalog allows for the model pass; so does an explicit null.
     """
     for name, raw in fields.items():
-        lower = name.casefold()  # as Go folds names: it reads "ſtream" as "stream"
+        lower = name.casefold()  # Go reads folded names: the Kelvin sign is a k
         if lower in _SENSITIVE and name != lower:
             raise InvalidRequest(
                 f"The field '{name}' is spelled '{lower}': use lower case.", param=name

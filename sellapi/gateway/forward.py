@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
+import msgspec
 import orjson
 
 from sellapi.domain.catalog import Route
@@ -53,8 +54,8 @@ class Sink(Protocol):
         """Hand over events of a stream."""
         ...
 
-    async def finish(self, data: bytes) -> None:
-        """Hand over the last events of a stream and end it."""
+    async def finish(self, data: bytes, *, close: bool = False) -> None:
+        """Hand over the last events of a stream and end it, ``close`` the connection too."""
         ...
 
     async def answer(self, body: bytes, headers: dict[str, str]) -> None:
@@ -80,6 +81,8 @@ class Forwarder:
         if usage is None:
             usage = hold.estimate_usage(answer.text, answer.images)
             answer = _with_usage(answer, usage, hold.model.mode)
+        if usage.images > hold.asked.demand.images:  # more than were asked for are a gift
+            usage = msgspec.structs.replace(usage, images=hold.asked.demand.images)
         receipt = hold.settle(usage, finish=_worst(answer.finish_reasons))
         await receipt.committed()
         headers["x-sellapi-route"] = hold.attempts[-1].name
@@ -103,7 +106,7 @@ class Forwarder:
             if not sink.started:
                 raise
             hold.end(failure)
-            await sink.finish(sse.error(failure.error.body()))
+            await sink.finish(sse.error(failure.error.body()), close=True)
             hold.delivered()
             return
         usage = decoder.usage or hold.estimate_usage(decoder.text)
@@ -242,8 +245,16 @@ class Forwarder:
         async with link.engine.open(self._call(link, attempt, outbound)) as reply:
             await _check(link, reply)
             decoder = hold.decoder = link.adapter.decoder(job)
+            reading: asyncio.Future[bytes | None] | None = None
             try:
-                while not decoder.done and (data := await reply.chunk()) is not None:
+                while not decoder.done:
+                    if _said_all(decoder, hold):  # only usage is to come: read on if they leave
+                        reading = asyncio.ensure_future(reply.chunk())
+                        data = await asyncio.shield(reading)
+                    else:
+                        data = await reply.chunk()
+                    if data is None:
+                        break
                     if out := decoder.feed(data):
                         await forward(out)
                 if out := decoder.end():
@@ -253,7 +264,7 @@ class Forwarder:
                     await forward(decoder.pending)
                 raise
             except asyncio.CancelledError:
-                await _drain(reply, decoder, hold)
+                await _drain(reply, decoder, hold, reading)
                 raise
             finally:
                 self._stats.skipped += decoder.skipped
@@ -278,13 +289,30 @@ async def _discard(data: bytes) -> None:
     """The client wants the whole answer: the decoder keeps what it needs."""
 
 
-async def _drain(reply: Reply, decoder: StreamDecoder, hold: Hold) -> None:
-    """The client left. When the answer was already complete, read on for its real usage."""
-    if len(decoder.finish_reasons) < hold.asked.demand.n or not hold.forwarded:
+def _said_all(decoder: StreamDecoder, hold: Hold) -> bool:
+    """Whether the client was sent the finish_reason of every choice."""
+    return hold.forwarded and len(decoder.finish_reasons) >= hold.asked.demand.n
+
+
+async def _drain(
+    reply: Reply,
+    decoder: StreamDecoder,
+    hold: Hold,
+    reading: asyncio.Future[bytes | None] | None,
+) -> None:
+    """The client left. When the answer was already complete, read on for its real usage.
+
+    ``reading`` is the read the client's leaving interrupted, still going on.
+    """
+    if not _said_all(decoder, hold):
         return
     try:
         async with asyncio.timeout(DRAIN_S):
-            while not decoder.done and (data := await reply.chunk()) is not None:
+            while not decoder.done:
+                data = await (reading if reading is not None else reply.chunk())
+                reading = None
+                if data is None:
+                    break
                 decoder.feed(data)
             decoder.end()
     except (TimeoutError, UpstreamFailure):

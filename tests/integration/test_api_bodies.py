@@ -175,8 +175,7 @@ async def test_deep_nesting_anywhere_never_breaks_the_server(front: Front, depth
         f'{{"model":"{CHAT}","messages":[{{"role":"user","content":"x"}}],"extra":{nest}}}',
         f'{{"model":"{CHAT}","messages":[{{"role":"user","content":"x"}}],"tools":{nest}}}',
         f'{{"model":"{CHAT}","messages":[{{"role":"assistant","audio":null,"tool_calls":{nest}}}]}}',
-        f'{{"model":"{CHAT}","messages":[{{"role":"user","content":"x"}}],"stream":true,'
-        f'"stream_options":{{"x":{nest}}}}}',
+        f'{{"model":"{CHAT}","messages":[],"stream":true,"stream_options":{{"x":{nest}}}}}',
         f'{{"model":"{EMBED}","input":{nest}}}',
     ):
         path = "/embeddings" if EMBED in body else "/chat/completions"
