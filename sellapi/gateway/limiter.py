@@ -86,7 +86,8 @@ class Limiter:
         if self._voids:
             self._refuse_abuse(caller)
         for scope in self._post_scopes(caller, tier):
-            self._figures(scope, need=1)
+            if len(self._storage.events.get(scope.key, ())) >= scope.amount:  # else it fits anyway
+                self._figures(scope, need=1)
 
     def spend(self, caller: Caller, tier: Tier) -> Quota:
         """Count one call against key and account at once and say what is left.

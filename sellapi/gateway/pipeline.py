@@ -33,7 +33,7 @@ from sellapi.storage.ledger import Held, Short
 from sellapi.storage.snapshot import Caller
 from sellapi.storage.writer import Writer
 from sellapi.upstream.adapter import UpstreamFailure
-from sellapi.wire.fields import Fields, decode_body
+from sellapi.wire.fields import decode_body, read_slug
 
 __all__ = ["Ask", "Gateway"]
 
@@ -162,7 +162,7 @@ class Gateway:
     def _admit(
         self, fields: dict[str, msgspec.Raw], catalog: Catalog, caller: Caller, mode: str
     ) -> Model:
-        slug: str = Fields.read(fields).model
+        slug = read_slug(fields)
         model = self.shop.admit(catalog, caller, slug, mode)
         refuse_billing_fields(fields, model)
         return model

@@ -97,7 +97,8 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         self._submitted += 1
         self._waiting.append(_Job(op, future, must))
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
         return future
 
     def post(self, op: Op) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sellapi.errors import InvalidRequest
 
-__all__ = ["ChatFields", "EmbeddingFields", "Fields", "ImageFields", "decode_body"]
+__all__ = ["ChatFields", "EmbeddingFields", "Fields", "ImageFields", "decode_body", "read_slug"]
 
 Limit = Annotated[int, Field(ge=1, le=2**31)]
 
@@ -22,8 +22,6 @@ class Fields(BaseModel):
     """Common to all requests. ``read`` decodes just these keys from the raw values."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-    model: Annotated[str, Field(min_length=1, max_length=256)]
 
     @classmethod
     def read(cls, fields: dict[str, msgspec.Raw]) -> Any:
@@ -49,6 +47,19 @@ def _path(loc: tuple[int | str, ...]) -> str:
     for part in loc:
         out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
     return out or "body"
+
+
+def read_slug(fields: dict[str, msgspec.Raw]) -> str:
+    """The ``model`` of a request; raises `InvalidRequest`."""
+    if "model" not in fields:
+        raise InvalidRequest("The field 'model' is required.", param="model")
+    try:
+        slug = orjson.loads(bytes(fields["model"]))
+    except orjson.JSONDecodeError:
+        slug = None
+    if not isinstance(slug, str) or not 1 <= len(slug) <= 256:
+        raise InvalidRequest("The field 'model' must be the name of a model.", param="model")
+    return slug
 
 
 class StreamOptions(BaseModel):
