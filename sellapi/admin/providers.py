@@ -144,12 +144,12 @@ def _state(
 ) -> tuple[bool, str]:
     if not row["enabled"]:
         return False, "disabled"
-    if served is not None and "available" in served:
-        words = str(served.get("state") or ("ready" if served["available"] else "unavailable"))
-        return bool(served["available"]), words
+    where = row["api_key_env"] or row["api_key_file"]
+    if served is not None:
+        usable = bool(served.get("usable"))
+        return usable, "ready" if usable else f"the server has no key in {where}"
     if keyed:
         return True, "ready"
-    where = row["api_key_env"] or row["api_key_file"]
     return False, f"no key in {where}"
 
 

@@ -48,13 +48,13 @@ def all_instances(tx: Tx, database: Path) -> list[dict[str, Any]]:
 
 
 def served_providers(tx: Tx, database: Path, now: int) -> dict[str, Mapping[str, Any]]:
-    """What living servers say of providers, by name: ``{"available": bool, "state": str, …}``."""
+    """What living servers say of providers, by name: ``{"name": str, "usable": bool}``."""
     found: dict[str, Mapping[str, Any]] = {}
     for row in all_instances(tx, database):
         if not row["alive"] or now - row["status_at"] > FRESH_S:
             continue
-        said = row["status"].get("providers") or {}
-        if isinstance(said, list):
-            said = {p.get("name"): p for p in said if isinstance(p, dict)}
-        found |= {str(n): p for n, p in said.items() if isinstance(p, dict)}
+        said = row["status"].get("providers")
+        for provider in said if isinstance(said, list) else ():
+            if isinstance(provider, dict):
+                found[str(provider.get("name"))] = provider
     return found

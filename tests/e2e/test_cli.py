@@ -54,6 +54,7 @@ def process(*words, env=None, **options):
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
         **options,
     )
 
@@ -87,7 +88,12 @@ def test_help_loads_nothing_heavy():
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stderr.strip() == "[]"
     assert "Commands" in done.stdout

@@ -1,13 +1,17 @@
 """Providers, models and prices: what an operator may say, and what is never stored."""
 
+import asyncio
 import json
+import time
 
 import pytest
 
 from sellapi.admin import importer, to_json
 from sellapi.domain.usage import Usage
 from sellapi.errors import Refused, UsageError
+from sellapi.storage.journal import Instance, flush_stats
 from sellapi.storage.snapshot import read_catalog
+from tests.support.fake_openai import FakeOpenAI, error_reply
 from tests.support.shop import Requests, open_shop, quick
 
 FREE = {
@@ -132,7 +136,7 @@ def test_a_price_is_an_exact_decimal_or_refused(admin, price):
 def test_a_change_of_price_is_a_new_version_and_old_receipts_explain_themselves(admin):
     admin.users.add("ann@shop.test")
     requests = Requests(admin, "ann@shop.test")
-    request_id = requests.charge(input=1000, output=100)
+    request_id = requests.charge(tokens=1000, output=100)
     admin.models.set("openai/gpt-5.4", prices={"input": "100"})
     receipt = admin.requests.show(request_id)
     assert receipt.recomputed == receipt.request.charge == 400_000_000
@@ -179,7 +183,11 @@ OPENROUTER = {
             "id": "x/new",
             "name": "New",
             "context_length": 1000,
-            "pricing": {"prompt": "0.0000001", "completion": "2e-7", "input_cache_read": "0.00000001"},
+            "pricing": {
+                "prompt": "0.0000001",
+                "completion": "2e-7",
+                "input_cache_read": "0.00000001",
+            },
             "top_provider": {"max_completion_tokens": 500},
         },
         {"id": "z/auto", "pricing": {"prompt": "-1", "completion": "-1"}},
@@ -205,7 +213,10 @@ LITELLM = {
 def test_an_openrouter_list_is_compared_exactly_and_applied_once(admin):
     data = json.dumps(OPENROUTER).encode()
     plan = importer.plan(admin, data, provider="openai")
-    assert [(c.act, c.slug) for c in plan.changes] == [("price", "openai/gpt-5.4"), ("add", "x/new")]
+    assert [(c.act, c.slug) for c in plan.changes] == [
+        ("price", "openai/gpt-5.4"),
+        ("add", "x/new"),
+    ]
     assert plan.skipped == 3
     assert admin.models.show("openai/gpt-5.4").prices["input"] == "2.5"
     importer.apply(admin, plan)
@@ -224,7 +235,40 @@ def test_a_litellm_map_finds_our_models_by_their_upstream_id(admin):
     ]
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"{", b"\xff\xfe", b'{"data": 1}', b"[" * 99999])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b"{", b"\xff\xfe", b'{"data": 1}', b"[" * 99999]
+)
 def test_a_file_that_is_no_price_list_is_refused_in_words(admin, data):
     with pytest.raises(UsageError):
         importer.plan(admin, data)
+
+
+def test_availability_is_what_the_running_server_last_wrote(admin):
+    admin.desk.clock = time.time
+    instance = Instance(admin.desk.database)
+    instance.register()
+    said = [{"name": "openai", "usable": False}, {"name": "gemini", "usable": True}]
+    with admin.desk.database.transaction() as tx:
+        flush_stats(tx, instance.id, {"providers": said}, {}, {})
+    seen = {p.name: p.available for p in admin.providers.list()}
+    assert seen == {"openai": False, "gemini": True, "anthropic": False}
+    instance.unregister()
+    seen = {p.name: p.available for p in admin.providers.list()}
+    assert seen == {"openai": True, "gemini": False, "anthropic": False}
+
+
+async def test_a_provider_is_tested_by_one_cheap_real_call(admin, monkeypatch):
+    monkeypatch.setenv("FAKE_KEY", "sk-proj-fake")
+    admin.desk.env = {"FAKE_KEY": "sk-proj-fake"}
+    async with FakeOpenAI() as fake:
+        admin.providers.add("fake", kind="openai", base_url=fake.url, api_key_env="FAKE_KEY")
+        good = await asyncio.to_thread(admin.providers.test, "fake")
+        assert (good.ok, good.model, fake.problems) == (True, "gpt-5.4-nano", [])
+        fake.script("/chat/completions", lambda _: error_reply(401, "bad key sk-proj-fake"))
+        bad = await asyncio.to_thread(admin.providers.test, "fake")
+        assert not bad.ok
+        assert "key" in bad.message
+        assert "sk-proj-fake" not in bad.message
+    gone = await asyncio.to_thread(admin.providers.test, "fake")
+    assert not gone.ok
+    assert gone.message.startswith("connect")

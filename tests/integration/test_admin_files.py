@@ -37,7 +37,7 @@ def test_a_backup_taken_while_others_write_verifies_and_stands_alone(admin, tmp_
         quick(admin.desk.database)
         requests = Requests(admin, "ann@shop.test")
         while not stop.is_set():
-            requests.charge(input=1, output=0, hold=1_000_000)
+            requests.charge(tokens=1, output=0, hold=1_000_000)
             started.set()
         admin.desk.database.close()
 

@@ -71,9 +71,7 @@ class Requests:
     def settle(self, request_id, usage, *, delivered=True):
         """Charge a request for a usage at the price it was held at."""
         with self.database.transaction() as tx:
-            price_id = tx.value(
-                "SELECT price_id FROM requests WHERE request_id = ?", (request_id,)
-            )
+            price_id = tx.value("SELECT price_id FROM requests WHERE request_id = ?", (request_id,))
             prices = catalog.Prices.from_json(
                 json.loads(catalog.price_version(tx, price_id)["prices"])
             )
@@ -101,9 +99,9 @@ class Requests:
             )
         return result
 
-    def charge(self, *, input=1000, output=100, hold=10_000_000_000, **options):
+    def charge(self, *, tokens=1000, output=100, hold=10_000_000_000, **options):
         """A whole request; returns its id."""
         request_id, held = self.hold(hold, **options)
         assert isinstance(held, ledger.Held), held
-        self.settle(request_id, Usage(input=input, output=output))
+        self.settle(request_id, Usage(input=tokens, output=output))
         return request_id
