@@ -47,7 +47,8 @@ def show(out: Out, request_id: str) -> None:
     version = data["price_version"]
     if version:
         step = ", long-context prices" if data["long_context"] else ""
-        out.say(f"\nprice version {version['id']} of {version['effective_at']}{step}:")
+        out.say("")
+        out.say(f"price version {version['id']} of {version['effective_at']}{step}:")
     for line in data["arithmetic"]:
         unit = "1,000,000 tokens" if line["per"] != 1 else "image"
         out.say(

@@ -1,6 +1,8 @@
 """The command `sellapi`, as a person and as a script meet it."""
 
 import csv
+import importlib
+import inspect
 import io
 import json
 import os
@@ -13,6 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from sellapi.admin import Admin
+from sellapi.admin.credits import Credits
+from sellapi.admin.packs import Tiers
+from sellapi.domain.usage import Usage
+from sellapi.storage.database import Database
+from tests.support.shop import Requests
 
 ROOT = Path(__file__).parents[2]
 ANN = "ann@shop.test"
@@ -269,3 +277,51 @@ def test_another_users_database_is_refused_with_how_to(shell, monkeypatch):
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_printed(shell, name):
     assert "_SELLAPI_COMPLETE" in shell.run("completion", name).stdout
+
+
+# Methods only screens need, and verbs that are spelt otherwise.
+SCREENS_ONLY = {"users": {"detail", "count"}, "providers": {"routed_models"}}
+SPELT = {("models", "price_history"): "prices"} | {
+    ("models", f"route_{verb}"): "route" for verb in ("add", "remove")
+}
+
+
+def test_every_act_of_the_admin_service_has_its_command_and_the_other_way_round():
+    verbs = {words for words, _ in _verbs()}
+    for noun in ("users", "keys", "packs", "tiers", "credits", "providers", "models"):
+        service = {"tiers": Tiers, "credits": Credits}.get(noun) or getattr(
+            importlib.import_module(f"sellapi.admin.{noun}"), noun.capitalize()
+        )
+        acts = {n for n, f in vars(service).items() if inspect.isfunction(f) and n[0] != "_"}
+        acts -= SCREENS_ONLY.get(noun, set())
+        spelt = {SPELT.get((noun, act), act) for act in acts}
+        assert {verb for n, verb in (w for w in verbs if len(w) == 2) if n == noun} == spelt | (
+            {"import"} if noun == "models" else set()
+        )
+
+
+def test_a_tail_follows_new_requests_one_document_a_line(shell, tmp_path):
+    shell.run("users", "add", ANN)
+    database = Database.open(tmp_path / "shop.db")
+    admin = Admin(database, actor="t", via="cli", env={})
+    requests = Requests(admin, ANN)
+    first = requests.charge(hold=1_000_000_000)
+    tail = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), "requests", "tail", "--follow", "--json"],
+        env={**os.environ, **shell.env, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert json.loads(tail.stdout.readline())["request_id"] == first
+        held, _ = requests.hold(10_000_000)
+        second = requests.charge(hold=1_000_000_000)
+        assert json.loads(tail.stdout.readline())["request_id"] == second
+        requests.settle(held, Usage(input=1))
+        late = json.loads(tail.stdout.readline())
+        assert (late["request_id"], late["charge"]) == (held, "0.25")
+    finally:
+        tail.terminate()
+        tail.wait(10)
+        tail.stdout.close()
+        database.close()
