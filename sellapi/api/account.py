@@ -8,7 +8,7 @@ from typing import Any
 from sanic import Blueprint, HTTPResponse, Request
 
 from sellapi.api.intake import address_of
-from sellapi.api.respond import GET, json_response
+from sellapi.api.respond import json_response, reads
 from sellapi.domain.catalog import Catalog
 from sellapi.domain.credits import format_credits
 from sellapi.errors import InvalidRequest, NotFound, Overloaded, StorageError
@@ -43,7 +43,7 @@ async def _caller(request: Request) -> tuple[Caller, dict[str, str]]:
     return caller, key_headers(request, await gateway.shop.catalog(), caller)
 
 
-@blueprint.route("/credits", methods=GET)
+@reads(blueprint, "/credits")
 async def credits_of_account(request: Request) -> HTTPResponse:
     caller, headers = await _caller(request)
     figures = {
@@ -56,7 +56,7 @@ async def credits_of_account(request: Request) -> HTTPResponse:
     return json_response(request, figures, headers)
 
 
-@blueprint.route("/usage", methods=GET)
+@reads(blueprint, "/usage")
 async def usage(request: Request) -> HTTPResponse:
     """``{object, data: [receipt], has_more, next_cursor}``; ``?limit=`` 1..100, ``?cursor=``."""
     limit = _number(request, "limit", PAGE)
@@ -78,7 +78,7 @@ async def usage(request: Request) -> HTTPResponse:
     return json_response(request, body, headers)
 
 
-@blueprint.route("/usage/<request_id:str>", methods=GET)
+@reads(blueprint, "/usage/<request_id:str>")
 async def receipt(request: Request, request_id: str) -> HTTPResponse:
     caller, headers = await _caller(request)
     row = await _read(request, lambda tx: read_receipt(tx, request_id, caller.account_id))

@@ -6,7 +6,7 @@ import asyncio
 
 from sanic import Blueprint, HTTPResponse, Request
 
-from sellapi.api.respond import GET, json_response
+from sellapi.api.respond import json_response, reads
 from sellapi.bootstrap import Services
 
 __all__ = ["blueprint"]
@@ -14,12 +14,12 @@ __all__ = ["blueprint"]
 blueprint = Blueprint("health")
 
 
-@blueprint.route("/health", methods=GET)
+@reads(blueprint, "/health")
 async def health(request: Request) -> HTTPResponse:
     return json_response(request, {"status": "ok"})
 
 
-@blueprint.route("/ready", methods=GET)
+@reads(blueprint, "/ready")
 async def ready(request: Request) -> HTTPResponse:
     """200 when database, schema and at least one provider are usable, else 503 and what is not."""
     services: Services = request.app.ctx.services

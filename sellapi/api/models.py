@@ -9,7 +9,7 @@ from sanic import Blueprint, HTTPResponse, Request
 
 from sellapi.api.account import key_headers
 from sellapi.api.intake import address_of
-from sellapi.api.respond import GET, json_response
+from sellapi.api.respond import json_response, reads
 from sellapi.domain.catalog import Catalog, Model
 from sellapi.errors import ModelNotFound
 from sellapi.gateway.pipeline import Gateway
@@ -39,7 +39,7 @@ def _shown(gateway: Gateway, model: Model, caller: Caller | None) -> dict[str, A
     return shown
 
 
-@blueprint.route("/models", methods=GET)
+@reads(blueprint, "/models")
 async def list_models(request: Request) -> HTTPResponse:
     catalog, caller, headers = await _seen_by(request)
     gateway: Gateway = request.app.ctx.gateway
@@ -48,7 +48,7 @@ async def list_models(request: Request) -> HTTPResponse:
     return json_response(request, {"object": "list", "data": data}, headers)
 
 
-@blueprint.route("/models/<slug:path>", methods=GET)
+@reads(blueprint, "/models/<slug:path>")
 async def show_model(request: Request, slug: str) -> HTTPResponse:
     slug = unquote(slug)  # openai-py and openai-js send the slash as %2F, others as it is
     catalog, caller, headers = await _seen_by(request)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import orjson
-from sanic import HTTPResponse, Request
+from sanic import Blueprint, HTTPResponse, Request
 
 from sellapi.errors import ApiError
 from sellapi.gateway.hold import new_request_id
 
-__all__ = ["EXPOSED", "GET", "Pinger", "Wire", "error_response", "json_response", "request_id"]
+__all__ = ["EXPOSED", "Pinger", "Wire", "error_response", "json_response", "reads", "request_id"]
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,16 @@ PING_AFTER_S = 15.0
 HEAD_AFTER_S = 30.0
 """Seconds without a first event after which the 200 is sent all the same."""
 _PING = b": ping\n\n"
-GET = ("GET", "HEAD")
-"""What a route that only reads answers to; a monitor's HEAD is a GET without its body."""
+
+
+Handler = Callable[..., Awaitable[HTTPResponse]]
+
+
+def reads(blueprint: Blueprint, uri: str) -> Callable[[Handler], Handler]:
+    """A route that only reads: GET, and the HEAD of monitors (a GET without its body)."""
+    route: Callable[[Handler], Handler] = blueprint.route(uri, methods=("GET", "HEAD"))
+    return route
+
 
 EXPOSED = ", ".join(  # noqa: FLY002 - one name a line
     (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
