@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sellapi.admin.setup import init
 from sellapi.admin.views import BackupResult, DbCheck
-from sellapi.errors import DatabaseMissing, Refused
+from sellapi.errors import DatabaseMissing, Refused, StorageError
 from sellapi.storage import backup as files
 from sellapi.storage.database import Database
 from sellapi.storage.verify import Found, verify
@@ -45,6 +45,8 @@ def check(path: str | Path) -> DbCheck:
     try:
         problems = files.check(database)
         return DbCheck(not problems, database.schema_version(), tuple(problems))
+    except StorageError as error:  # too damaged to be asked further
+        return DbCheck(False, 0, (str(error),))
     finally:
         database.close()
 

@@ -12,13 +12,22 @@ from sellapi.admin.models import Models
 from sellapi.admin.reports import Stats
 from sellapi.admin.views import Check, Model, Provider, Server, Status
 from sellapi.admin.words import DAY
+from sellapi.errors import StorageError
 from sellapi.storage import instances, reports
 from sellapi.storage.migrations import SCHEMA_VERSION
 from sellapi.storage.writer import FREE_DISK_BYTES
 
-__all__ = ["Upkeep"]
+__all__ = ["Upkeep", "unopened"]
 
 YEAR_2026 = 1_767_225_600
+
+
+def unopened(error: StorageError) -> tuple[Check, ...]:
+    """Doctor's finding when the database cannot even be opened; the error says how to mend it."""
+    found, _, mend = str(error).partition(": ")
+    if not mend:
+        found, _, mend = found.partition("; ")
+    return (Check("database", False, found, mend or "restore a backup: `sellapi db restore FILE`"),)
 
 
 def _size(path: Path) -> int:

@@ -44,7 +44,13 @@ def status(out: Out) -> None:
 @click.option("--strict", is_flag=True, help="Exit with 1 when something is not ok.")
 def doctor(out: Out, strict: bool) -> None:
     """Look for trouble, and say how to mend it."""
-    checks = out.admin.doctor()
+    from sellapi.admin import upkeep
+    from sellapi.errors import StorageError
+
+    try:
+        checks = out.admin.doctor()
+    except StorageError as error:
+        checks = upkeep.unopened(error)
     out.many(checks, ["ok", "name", "detail", "mend"], empty="")
     if strict and not all(c.ok for c in checks):
         click.get_current_context().exit(1)

@@ -325,3 +325,19 @@ def test_a_tail_follows_new_requests_one_document_a_line(shell, tmp_path):
         tail.wait(10)
         tail.stdout.close()
         database.close()
+
+
+def test_a_damaged_database_is_named_by_check_and_doctor_and_mended_by_restore(shell, tmp_path):
+    copy, path = tmp_path / "copy.db", tmp_path / "shop.db"
+    shell.run("db", "backup", str(copy))
+    path.write_bytes(b"garbage " * 4096)
+    for side in ("-wal", "-shm"):
+        Path(f"{path}{side}").unlink(missing_ok=True)
+    assert "db restore" in shell.error("users", "list")
+    checked = shell.json("db", "check", code=1)
+    assert (checked["ok"], len(checked["problems"])) == (False, 1)
+    doctor = shell.json("doctor")
+    assert [(c["name"], c["ok"]) for c in doctor] == [("database", False)]
+    assert "db restore" in doctor[0]["mend"]
+    shell.run("db", "restore", str(copy), "--yes")
+    assert shell.json("users", "list") == []
