@@ -24,9 +24,14 @@ apt() {
     fi
     say "Installing $* with apt-get"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq >&2 9>&- || say "apt-get update failed; trying with the package lists at hand"
-    apt-get install -y -qq --no-install-recommends "$@" >&2 </dev/null 9>&- \
-        || die "apt-get could not install $*: its message stands above."
+    local log
+    log="$(mktemp)"
+    apt-get update -qq >"$log" 2>&1 9>&- || true # the lists at hand may do
+    if ! apt-get install -y -qq --no-install-recommends "$@" >>"$log" 2>&1 </dev/null 9>&-; then
+        cat "$log" >&2
+        die "apt-get could not install $*: its message stands above."
+    fi
+    rm -f "$log"
 }
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
@@ -80,7 +85,8 @@ packages() {
                 $'\n'"They come from the package index that pip is set up to use: is it reachable from here?"
     fi
     # setuptools comes with the lock, so nothing unpinned is fetched to build with.
-    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+    PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation \
+        --editable . || die "sellapi could not be installed into .venv: pip's message stands above."
     touch "$stamp"
 }
 
