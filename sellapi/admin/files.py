@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +118,7 @@ def restore(
         copy = files.open_copy(scratch)
         try:
             found, schema = _verified(copy, backup_file), copy.schema_version()
-            copy.raw().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            files.fold_wal(copy)
         finally:
             copy.close()
         for side in ("-wal", "-shm"):
@@ -136,13 +135,7 @@ def example(target: str | Path) -> DbCheck:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         init(scratch, actor="example", via="cli", env={}, clock=lambda: EXAMPLE_TIME)
-        connection = sqlite3.connect(scratch, isolation_level=None)
-        try:
-            connection.execute("UPDATE migrations SET applied_at = ?", (EXAMPLE_TIME,))
-            connection.execute("PRAGMA journal_mode = DELETE")
-            connection.execute("VACUUM")
-        finally:
-            connection.close()
+        files.freeze(scratch, EXAMPLE_TIME)
         scratch.chmod(0o644)
         scratch.replace(path)
     finally:

@@ -404,7 +404,7 @@ class Models(Noun):
         upstream = upstream or (old[0]["upstream_id"] if old else row["slug"].rpartition("/")[2])
         if provider is None:
             raise UsageError("say which provider: --provider NAME")
-        act.tx.execute("DELETE FROM routes WHERE model_id = ?", (row["id"],))
+        catalog.remove_routes(act.tx, row["id"])
         self._add_route(act, row["id"], provider, upstream)
         before["routes"] = [f"{r['provider']}:{r['upstream_id']}" for r in old]
         after["routes"] = [f"{provider}:{upstream}"]
@@ -478,7 +478,7 @@ class Models(Noun):
             gone = [r for r in routes if (r["provider"], r["upstream_id"]) == (provider, upstream)]
             if not gone:
                 raise Refused(f"{slug} has no route {clean(target)}: `sellapi models show {slug}`")
-            act.tx.execute("DELETE FROM routes WHERE id = ?", (gone[0]["id"],))
+            catalog.remove_route(act.tx, gone[0]["id"])
             act.say(f"model:{slug}", before={"route": target})
             return self._views(act.tx, [row])[0]
 

@@ -164,10 +164,7 @@ class Packs(Noun):
                 of_entry=entry_id,
             )
             if accounts.sales_standing(act.tx, sale["account_id"])[0] == 0:
-                act.tx.execute(
-                    "UPDATE accounts SET tier = 'free' WHERE id = ? AND tier = 'pro'",
-                    (sale["account_id"],),
-                )
+                accounts.end_pro(act.tx, sale["account_id"])
             view = ledger_act(act.tx, entry.id, repeated=False)
             say_entry(act, view, sale["account_id"])
             return view

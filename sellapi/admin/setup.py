@@ -41,8 +41,7 @@ def init(
         admin = Admin(database, actor=actor, via=via, env=env, clock=clock)
         created = fill(admin.users)
         with database.read() as tx:
-            models = tx.value("SELECT count(*) FROM models")
-            packs = tx.value("SELECT count(*) FROM packs")
+            models, packs = catalog.counts(tx)
         return InitResult(str(path), created, models, packs)
     finally:
         database.close()

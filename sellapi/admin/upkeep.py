@@ -133,13 +133,7 @@ class Upkeep(Noun):
     def _clock(self) -> list[Check]:
         now = self.desk.now()
         with self.read() as tx:
-            newest_ms = (
-                tx.value(
-                    "SELECT max(created_ms) FROM (SELECT created_ms FROM entries "
-                    "ORDER BY id DESC LIMIT 100)"
-                )
-                or 0
-            )
+            newest_ms = reports.newest_entry_ms(tx)
         ahead = newest_ms // 1000 - now
         ok = now > YEAR_2026 - DAY * 365 and ahead < 60
         detail = (
@@ -151,18 +145,11 @@ class Upkeep(Noun):
     def _holds(self) -> list[Check]:
         with self.read() as tx:
             rows = instances.all_instances(tx, self.desk.database.path)
-            dead = {r["id"] for r in rows if not r["alive"]}
             living = {r["id"] for r in rows if r["alive"]}
-            left = tx.execute(
-                "SELECT instance_id, count(*) FROM requests WHERE delivery = 0 AND state = 'held' "
-                "GROUP BY instance_id"
-            ).fetchall()
-            undelivered = tx.value(
-                "SELECT count(*) FROM requests WHERE delivery = 2 AND NOT EXISTS (SELECT 1 FROM "
-                "entries e WHERE e.request_id = requests.request_id AND e.kind = 'charge_refund')"
-            )
+            left = reports.holds_by_instance(tx)
+            undelivered = reports.undelivered(tx)
             standing = reports.standing(tx)
-        orphaned = sum(n for i, n in left if i in dead or i not in living)
+        orphaned = sum(n for i, n in left.items() if i not in living)
         return [
             Check(
                 "open holds",

@@ -139,7 +139,7 @@ class Users(Noun):
     def count(self) -> int:
         """How many users there are, deleted ones aside."""
         with self.read() as tx:
-            return int(tx.value("SELECT count(*) FROM accounts WHERE status <> 'deleted'"))
+            return accounts.count(tx)
 
     def set(
         self,
@@ -204,12 +204,7 @@ class Users(Noun):
         """Forget who a user was: e-mail and name go, keys are revoked, the ledger stays."""
         with self.act("users.delete") as act:
             row = _living(find_account(act.tx, who))
-            now = self.desk.now()
-            act.tx.execute(
-                "UPDATE keys SET status = 'revoked', revoked_at = ?, name = '' "
-                "WHERE account_id = ? AND status = 'active'",
-                (now, row["id"]),
-            )
+            accounts.forget_keys(act.tx, row["id"], self.desk.now())
             accounts.set_columns(
                 act.tx,
                 "accounts",

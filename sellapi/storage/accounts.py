@@ -92,6 +92,25 @@ def account_page(
     )
 
 
+def count(tx: Tx) -> int:
+    """How many accounts there are, deleted ones aside."""
+    return int(tx.value("SELECT count(*) FROM accounts WHERE status <> 'deleted'"))
+
+
+def end_pro(tx: Tx, account_id: int) -> None:
+    """The last pack was refunded."""
+    tx.execute("UPDATE accounts SET tier = 'free' WHERE id = ? AND tier = 'pro'", (account_id,))
+
+
+def forget_keys(tx: Tx, account_id: int, now: int) -> None:
+    """Revoke a deleted user's keys and forget what they were called."""
+    tx.execute(
+        "UPDATE keys SET status = 'revoked', revoked_at = coalesce(revoked_at, ?), name = '' "
+        "WHERE account_id = ?",
+        (now, account_id),
+    )
+
+
 def sales_standing(tx: Tx, account_id: int) -> tuple[int, int]:
     """``(unrefunded packs, cash received less refunds in USD 1e-6)``."""
     row = tx.execute(

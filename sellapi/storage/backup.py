@@ -151,6 +151,22 @@ def running_server(database: Path) -> int | None:
     return None
 
 
+def fold_wal(database: Database) -> None:
+    """Bring what stands in the WAL into the file itself."""
+    database.raw().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def freeze(path: Path, applied_at: int) -> None:
+    """Make a fresh database one plain file whose bytes depend on nothing but its content."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("UPDATE migrations SET applied_at = ?", (applied_at,))
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("VACUUM")
+    finally:
+        connection.close()
+
+
 def copy_aside(path: Path, scratch: Path) -> None:
     """Copy a backup beside the database, so that checking it changes nothing in the original."""
     fd = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)

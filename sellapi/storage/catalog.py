@@ -115,6 +115,23 @@ def routes(tx: Tx, model_id: int | None = None) -> dict[int, list[dict[str, Any]
     return found
 
 
+def remove_routes(tx: Tx, model_id: int) -> None:
+    """Remove all routes of a model."""
+    tx.execute("DELETE FROM routes WHERE model_id = ?", (model_id,))
+
+
+def remove_route(tx: Tx, route_id: int) -> None:
+    tx.execute("DELETE FROM routes WHERE id = ?", (route_id,))
+
+
+def counts(tx: Tx) -> tuple[int, int]:
+    """How many models and packs there are."""
+    return (
+        int(tx.value("SELECT count(*) FROM models")),
+        int(tx.value("SELECT count(*) FROM packs")),
+    )
+
+
 def price_versions(tx: Tx, model_id: int) -> list[dict[str, Any]]:
     """A model's price versions, the first to take effect first."""
     return tx.rows("SELECT * FROM prices WHERE model_id = ? ORDER BY effective_at, id", (model_id,))

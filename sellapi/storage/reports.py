@@ -94,6 +94,37 @@ def open_holds(tx: Tx) -> int:
     return int(tx.value("SELECT count(*) FROM requests WHERE delivery = 0 AND state = 'held'") or 0)
 
 
+def newest_entry_ms(tx: Tx) -> int:
+    """The latest time among the newest entries; 0 when there are none."""
+    return int(
+        tx.value(
+            "SELECT max(created_ms) FROM "
+            "(SELECT created_ms FROM entries ORDER BY id DESC LIMIT 100) AS newest"
+        )
+        or 0
+    )
+
+
+def holds_by_instance(tx: Tx) -> dict[str, int]:
+    """How many open holds each server process has."""
+    return dict(
+        tx.execute(
+            "SELECT instance_id, count(*) FROM requests WHERE delivery = 0 AND state = 'held' "
+            "GROUP BY instance_id"
+        ).fetchall()
+    )
+
+
+def undelivered(tx: Tx) -> int:
+    """Charged answers that were lost on their way and not refunded yet."""
+    return int(
+        tx.value(
+            "SELECT count(*) FROM requests r WHERE delivery = 2 AND NOT EXISTS (SELECT 1 FROM "
+            "entries e WHERE e.request_id = r.request_id AND e.kind = 'charge_refund')"
+        )
+    )
+
+
 def top(tx: Tx, day: int, by: str, limit: int) -> list[dict[str, Any]]:
     """The dearest users or models since a UTC day."""
     return daily(tx, day, by, limit=limit)
