@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
 export PYTHON
 
-.PHONY: help run test test-deps lint format zipapp lock clean
+.PHONY: help run test test-deps lint format zipapp example lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(VENV)/.dev ## Put every file into the house's shape
 
 zipapp: $(VENV)/.dev ## Build dist/sellapi.pyz, the one file to copy to a server
 	@$(PY) tools/zipapp.py
+
+example: $(VENV)/.runtime ## Write sellapi.db.example anew (after a change of schema or catalog)
+	@$(PY) cli.py db example sellapi.db.example
 
 lock: $(VENV)/.dev ## Resolve pyproject.toml and tests/node again into their locks (ARGS=--upgrade for newer ones)
 	@tools/lock.sh $(ARGS)
