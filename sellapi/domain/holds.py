@@ -8,7 +8,14 @@ from sellapi.domain.catalog import Model
 from sellapi.domain.pricing import charge
 from sellapi.domain.usage import Usage
 
-__all__ = ["Demand", "Priced", "bound_output", "price_demand"]
+__all__ = [
+    "Demand",
+    "Priced",
+    "bound_output",
+    "least_output",
+    "price_affordable",
+    "price_demand",
+]
 
 UNSTATED_FLOOR = 4_096
 """Tokens an answer may have at least when the client states no limit and credits cover it."""
@@ -43,6 +50,8 @@ class Priced(msgspec.Struct, frozen=True):
     output_limit: int | None
     bounded: bool
     """The limit is below the model's maximum and not the client's choice."""
+    reserve: int = 0
+    """What must be available besides the hold for it to stand: three times as much (the quarter)."""
 
 
 def _hold(model: Model, demand: Demand, output: int) -> int:
@@ -82,7 +91,16 @@ def price_demand(model: Model, demand: Demand, available: int) -> Priced:
     limit = bound_output(model, demand, available // 4, most)
     if limit < floor:
         limit = bound_output(model, demand, available, floor)
-    return Priced(_hold(model, demand, limit), limit, bounded=limit < most)
+    hold = _hold(model, demand, limit)
+    return Priced(hold, limit, bounded=limit < most, reserve=3 * hold if limit > floor else 0)
+
+
+def price_affordable(model: Model, demand: Demand, available: int) -> Priced | None:
+    """As `price_demand` for a request without a limit; None when too little is available."""
+    priced = price_demand(model, demand, available)
+    assert priced.output_limit is not None
+    too_short = priced.bounded and priced.output_limit < least_output(model)
+    return None if too_short or priced.hold > available else priced
 
 
 def bound_output(model: Model, demand: Demand, budget: int, most: int) -> int:

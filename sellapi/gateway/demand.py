@@ -208,8 +208,10 @@ class _Media:
             self.bytes_seen += size
             self.audio += size // _BYTES_PER_AUDIO_TOKEN + 64
         elif kind in ("file", "document"):
-            size = _longest(part)
-            seen = size > 512  # a URL or an id says nothing about what it stands for
+            data = _longest_text(part)
+            size = len(data)
+            # a URL or an id says nothing about what it stands for, however long it is made
+            seen = size > 512 and "://" not in data[:16]
             self.bytes_seen += size if seen else 0
             self.tokens += (
                 min(self.document_tokens, size // _BYTES_PER_DOCUMENT_TOKEN + 3_000)
@@ -222,12 +224,16 @@ class _Media:
 
 
 def _longest(value: Any) -> int:
-    """The length of the longest string below a part: its data or URL."""
+    return len(_longest_text(value))
+
+
+def _longest_text(value: Any) -> str:
+    """The longest string below a part: its data or URL."""
     if isinstance(value, str):
-        return len(value)
+        return value
     if isinstance(value, dict):
-        return max((_longest(v) for v in value.values()), default=0)
-    return 0
+        return max((_longest_text(v) for v in value.values()), key=len, default="")
+    return ""
 
 
 def _chat(fields: RawFields, model: Model) -> Asked:

@@ -21,13 +21,14 @@ import orjson
 
 from sellapi.domain.catalog import Catalog, Model, Route
 from sellapi.domain.credits import format_credits
-from sellapi.domain.holds import Priced
+from sellapi.domain.holds import Priced, price_affordable
 from sellapi.domain.pricing import charge
 from sellapi.domain.usage import Usage
 from sellapi.errors import ApiError, Overloaded
 from sellapi.gateway.demand import Asked
 from sellapi.gateway.stats import Stats
 from sellapi.storage import ledger
+from sellapi.storage.database import Tx
 from sellapi.storage.ledger import Delivery, Held, HoldRequest, Settled, Settlement
 from sellapi.storage.snapshot import Caller
 from sellapi.storage.writer import Writer
@@ -137,9 +138,11 @@ class Hold:
             retry_of=self.retry_of,
             image_size=self.asked.demand.size if self.asked.demand.images else None,
             image_quality=self.asked.demand.quality if self.asked.demand.images else None,
+            reserve=self.priced.reserve,
         )
+        cached = self.priced
         try:
-            result = await self.writer.submit(lambda tx: ledger.hold(tx, request))
+            result = await self.writer.submit(lambda tx: self._put(tx, request, cached))
         except BaseException as error:
             self.end(error)  # it may still be written: the void is enqueued behind it
             raise
@@ -148,6 +151,26 @@ class Hold:
         else:
             self._resolved = True  # nothing was written
         return result
+
+    def _put(
+        self, tx: Tx, request: HoldRequest, cached: Priced
+    ) -> Held | ledger.Stale | ledger.Short:
+        """A writer operation: hold, bounding an answer without a limit by what is there now."""
+        unstated = self.model.mode == "chat" and self.asked.demand.stated_output is None
+        if unstated and cached.bounded:
+            result: Held | ledger.Stale | ledger.Short = ledger.standing(tx, request)
+        else:
+            result = ledger.hold(tx, request)
+        if not (unstated and isinstance(result, ledger.Short)) or result.owed:
+            return result
+        priced = price_affordable(self.model, self.asked.demand, result.available)
+        if priced is None:
+            return result
+        self.priced = priced
+        bounded = msgspec.structs.replace(
+            request, amount=priced.hold, bounded=priced.bounded, reserve=0
+        )
+        return ledger.hold(tx, bounded)
 
     async def __aenter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ from sellapi.wire.fields import decode_body, read_slug
 
 __all__ = ["Ask", "Gateway"]
 
-_CONFIRMED = (ModelNotFound, TierRestricted, NotOffered, InsufficientCredits)
+_CONFIRMED = (ModelNotFound, TierRestricted, NotOffered)
 """Refusals that a cached copy may decide wrongly: the database is asked before they are told."""
 
 TRIES = 8
@@ -113,8 +113,9 @@ class Gateway:
     async def _hold(self, ask: Ask) -> tuple[Hold, Tier]:
         """Decide on a request and place its hold.
 
-        Decided by cached copies first; a refusal, a bound or a hold the database calls stale is
-        decided again by what the database says now.
+        Decided by cached copies first; a refusal by them, or a hold the database calls stale, is
+        decided again by what the database says now. Whether credits suffice, and the bound on an
+        answer without a limit, is decided inside the hold's transaction.
         """
         self._refuse_when_closed()
         fields: dict[str, msgspec.Raw] | None = None
@@ -129,20 +130,18 @@ class Gateway:
             try:
                 model = self._admit(fields, catalog, caller, ask.mode)
                 asked = READERS[model.mode](fields, model)
-                priced = self._price(model, asked, caller, sure=fresh)
             except _CONFIRMED as refusal:
                 if fresh:
                     self._refuse(caller, tier, refusal)
-                priced = None
-            if priced is None:
                 fresh = True
                 continue
+            priced = price_demand(model, asked.demand, caller.available)
             hold = self._new_hold(ask, caller, catalog, model, fields, asked, priced)
             result = await hold.place()
             if isinstance(result, Held):
                 return hold, tier
-            if isinstance(result, Short) and (fresh or asked.demand.stated_output is not None):
-                self._refuse(caller, tier, self._insufficient(model, asked, priced.hold, result))
+            if isinstance(result, Short):
+                self._refuse(caller, tier, self._insufficient(model, asked, result))
             fresh = True
         raise Overloaded("Prices or keys changed too fast; try again.", retry_after=1)
 
@@ -194,34 +193,12 @@ class Gateway:
 
     # -- money -------------------------------------------------------------------------------------
 
-    def _price(self, model: Model, asked: Asked, caller: Caller, *, sure: bool) -> Priced | None:
-        """The hold; None when the caller's cached figures do not allow a decision.
-
-        Raises `InsufficientCredits` when the figures are ``sure``.
-        """
-        available = 0 if caller.owed else caller.available
-        priced = price_demand(model, asked.demand, available)
-        too_short = (
-            priced.bounded
-            and priced.output_limit is not None
-            and priced.output_limit < least_output(model)
-        )
-        if not sure:
-            return None if priced.bounded or priced.hold > available else priced
-        if caller.owed or too_short or priced.hold > available:
-            needed = priced.hold
-            if too_short:
-                needed = price_demand(model, _stating(asked.demand, least_output(model)), 0).hold
-            left = caller.key_left
-            raise self._insufficient(
-                model, asked, needed, Short(caller.balance, caller.held, caller.owed, left)
-            )
-        return priced
-
-    def _insufficient(
-        self, model: Model, asked: Asked, needed: int, short: Short
-    ) -> InsufficientCredits:
+    def _insufficient(self, model: Model, asked: Asked, short: Short) -> InsufficientCredits:
         """402 in words: what is needed, what is there, what would fit."""
+        demand = asked.demand
+        if model.mode == "chat" and demand.stated_output is None:
+            demand = _stating(demand, least_output(model))
+        needed = price_demand(model, demand, 0).hold
         free = short.balance - short.held
         by_key = short.key_left is not None and short.key_left < needed and free >= needed
         available = max(0, short.key_left or 0) if by_key else free
@@ -232,7 +209,8 @@ class Gateway:
             + f" ({format_credits(short.held)} held by running requests, "
             f"{format_credits(short.owed)} owed)."
         ]
-        waiting = not by_key and not short.owed and needed <= short.balance and short.held > 0
+        left = needed if short.key_left is None else short.key_left + short.key_held
+        waiting = short.held > 0 and not short.owed and needed <= min(short.balance, left)
         if short.owed:
             say.append("Nothing more is served until what is owed is paid: top up.")
         elif model.mode == "chat":

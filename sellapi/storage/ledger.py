@@ -32,6 +32,7 @@ __all__ = [
     "hold",
     "mark_delivery",
     "settle",
+    "standing",
     "sweep",
     "void",
 ]
@@ -67,6 +68,8 @@ class HoldRequest(msgspec.Struct, frozen=True):
     retry_of: int | None = None
     image_size: str | None = None
     image_quality: str | None = None
+    reserve: int = 0
+    """Must be available besides ``amount``, but is not held (the quarter rule of money.md)."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -87,6 +90,13 @@ class Short(msgspec.Struct, frozen=True):
     held: int
     owed: int
     key_left: int | None
+    key_held: int = 0
+
+    @property
+    def available(self) -> int:
+        """What a hold may take now."""
+        free = 0 if self.owed else self.balance - self.held
+        return free if self.key_left is None else max(0, min(free, self.key_left))
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -141,9 +151,9 @@ class Entry(msgspec.Struct, frozen=True):
 
 _HOLD_KEY = """
 UPDATE keys SET held = held + ?1
-WHERE id = ?2 AND version = ?3 AND (spend_limit IS NULL OR spent + held + ?1 <= spend_limit)
+WHERE id = ?2 AND version = ?3 AND (spend_limit IS NULL OR spent + held + ?6 <= spend_limit)
   AND EXISTS (SELECT 1 FROM accounts WHERE id = ?4 AND version = ?5 AND owed = 0
-              AND balance - held >= ?1)
+              AND balance - held >= ?6)
 """
 _HOLD_ACCOUNT = """
 UPDATE accounts SET held = held + ?1
@@ -156,7 +166,7 @@ INSERT INTO requests (request_id, account_id, key_id, instance_id, model, mode, 
 VALUES (?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?, ?)
 """
 _WHY = """
-SELECT a.version, a.balance, a.held, a.owed, k.version, k.spend_limit - k.spent - k.held
+SELECT a.version, a.balance, a.held, a.owed, k.version, k.spend_limit - k.spent - k.held, k.held
 FROM accounts a, keys k WHERE a.id = ? AND k.id = ? AND k.account_id = a.id
 """
 
@@ -170,11 +180,12 @@ def hold(tx: Tx, h: HoldRequest) -> Held | Stale | Short:
     """
     if tx.catalog_version != h.catalog_version:
         return Stale()
+    needed = h.amount + h.reserve
     done = tx.execute(
-        _HOLD_KEY, (h.amount, h.key_id, h.key_version, h.account_id, h.account_version)
+        _HOLD_KEY, (h.amount, h.key_id, h.key_version, h.account_id, h.account_version, needed)
     )
     if done.rowcount != 1:
-        return _why_not(tx, h)
+        return standing(tx, h)
     row = tx.execute(_HOLD_ACCOUNT, (h.amount, h.account_id, h.account_version)).fetchall()
     if not row:  # another machine was quicker between the two statements: undo both, ask again
         tx.execute("UPDATE keys SET held = held - ? WHERE id = ?", (h.amount, h.key_id))
@@ -201,14 +212,15 @@ def hold(tx: Tx, h: HoldRequest) -> Held | Stale | Short:
     return Held(*row[0])
 
 
-def _why_not(tx: Tx, h: HoldRequest) -> Stale | Short:
+def standing(tx: Tx, h: HoldRequest) -> Stale | Short:
+    """The figures a hold is decided by, as they are now; `Stale` when versions moved."""
     row = tx.execute(_WHY, (h.account_id, h.key_id)).fetchone()
     if row is None:
         return Stale()
-    account_version, balance, held, owed, key_version, key_left = row
+    account_version, balance, held, owed, key_version, key_left, key_held = row
     if (account_version, key_version) != (h.account_version, h.key_version):
         return Stale()
-    return Short(balance, held, owed, key_left)
+    return Short(balance, held, owed, key_left, key_held)
 
 
 _TAKE = """
