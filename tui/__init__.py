@@ -1,0 +1,1 @@
+"""The shop in a terminal: screens over the same admin service as the command line."""

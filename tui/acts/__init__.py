@@ -1,0 +1,11 @@
+"""Every act of the screens, each with the command that does the same."""
+
+from __future__ import annotations
+
+from tui.acts import money, people
+from tui.acts.act import Act
+
+__all__ = ["ACTS", "BY_NAME"]
+
+ACTS: tuple[Act, ...] = (*people.ACTS, *money.ACTS)
+BY_NAME = {act.name: act for act in ACTS}

@@ -1,0 +1,183 @@
+"""Acts that move credits: sales, grants, deductions, refunds."""
+
+from __future__ import annotations
+
+from sellapi.admin.service import Admin
+from sellapi.domain.credits import format_credits, parse_credits, parse_usd
+from sellapi.errors import Refused
+from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
+from tui.acts.people import _number, who
+from tui.words import amount, usd, worth
+
+__all__ = ["ACTS"]
+
+REFERENCE = Field("reference", "Reference", hint="optional; makes a repetition harmless")
+
+
+def _sell_preview(admin: Admin, values: Values) -> list[Line]:
+    user, pack = admin.users.show(values["user"]), admin.packs.show(values["pack"])
+    paid = parse_usd(values["paid"]) if values["paid"] else pack.price_usd
+    return [
+        Line("user", user.email),
+        Line("pack", f"{pack.slug}: {amount(pack.credits)} credits"),
+        Line("paid", usd(paid)),
+        Line("balance", amount(user.balance + pack.credits - min(user.owed, pack.credits)),
+             amount(user.balance)),
+        Line("tier", "pro", user.tier if user.tier != "pro" else None),
+    ]  # fmt: skip
+
+
+async def sell(stage: Stage, at: Context) -> None:
+    packs = await stage.fetch(lambda admin: admin.packs.list(retired=False))
+    if not packs:
+        raise Refused("there is no pack to sell: add one in Catalog, Packs")
+    options = tuple((f"{p.slug}  {amount(p.credits)} credits  {usd(p.price_usd)}", p.slug)
+                    for p in packs)  # fmt: skip
+    chosen = at.pack if at.pack in {p.slug for p in packs} else packs[0].slug
+    sale = await stage.fill(
+        FormSpec(
+            title="Sell a pack",
+            verb="Sell",
+            fields=(
+                who(at),
+                Field("pack", "Pack", chosen, options=options, required=True),
+                Field("paid", "Paid USD", hint="its price"),
+                REFERENCE,
+            ),
+            preview=_sell_preview,
+            act=lambda admin, v: admin.packs.sell(
+                v["user"],
+                v["pack"],
+                paid_usd=v["paid"] or None,
+                reference=v["reference"] or None,
+            ),
+        )
+    )
+    if sale is not None:
+        again = " (it was sold before; nothing changed)" if sale.repeated else ""
+        stage.done(f"{sale.user} has {amount(sale.balance)} credits, tier {sale.tier}{again}.")
+
+
+def _change_preview(sign: int) -> object:
+    def preview(admin: Admin, values: Values) -> list[Line]:
+        user, value = admin.users.show(values["user"]), parse_credits(values["amount"])
+        after = user.balance + sign * value
+        lines = [
+            Line("user", user.email),
+            Line("credits", f"{'+' if sign > 0 else '-'}{format_credits(value)} ({worth(value)})"),
+            Line("reason", values["reason"]),
+        ]
+        if sign > 0:
+            after -= min(user.owed, value)
+        elif value > user.available:
+            if not values.get("debt"):
+                raise Refused(
+                    f"{user.email} has {amount(user.available)} available: deduct that much, or "
+                    "let the rest be owed"
+                )
+            lines.append(Line("owed", amount(user.owed + value - user.available),
+                              amount(user.owed)))  # fmt: skip
+            after = user.held
+        return [*lines, Line("balance", amount(after), amount(user.balance))]
+
+    return preview
+
+
+async def grant(stage: Stage, at: Context) -> None:
+    done = await stage.fill(
+        FormSpec(
+            title="Grant credits",
+            verb="Grant",
+            fields=(
+                who(at),
+                Field("amount", "Credits", hint="10000 is $0.10", required=True),
+                Field("reason", "Reason", hint="stands in the ledger", required=True),
+                REFERENCE,
+            ),
+            preview=_change_preview(1),  # type: ignore[arg-type]
+            act=lambda admin, v: admin.credits.grant(
+                v["user"], v["amount"], reason=v["reason"], reference=v["reference"] or None
+            ),
+        )
+    )
+    if done is not None:
+        stage.done(f"{done.user} has {amount(done.balance)} credits.")
+
+
+async def deduct(stage: Stage, at: Context) -> None:
+    done = await stage.fill(
+        FormSpec(
+            title="Deduct credits",
+            verb="Deduct",
+            danger=True,
+            fields=(
+                who(at),
+                Field("amount", "Credits", required=True),
+                Field("reason", "Reason", hint="stands in the ledger", required=True),
+                REFERENCE,
+                Field("debt", "Rest is owed", flag=True),
+            ),
+            preview=_change_preview(-1),  # type: ignore[arg-type]
+            act=lambda admin, v: admin.credits.deduct(
+                v["user"],
+                v["amount"],
+                reason=v["reason"],
+                reference=v["reference"] or None,
+                allow_debt=bool(v["debt"]),
+            ),
+        )
+    )
+    if done is not None:
+        stage.done(f"{done.user} has {amount(done.balance)} credits.")
+
+
+async def refund_request(stage: Stage, at: Context) -> None:
+    done = await stage.fill(
+        FormSpec(
+            title="Refund a request",
+            verb="Refund",
+            danger=True,
+            intro="Gives back what the request was charged, once.",
+            fields=(
+                Field("request", "Request", at.request, "its request id", required=True),
+                Field("reason", "Reason", hint="optional"),
+            ),
+            act=lambda admin, v: admin.credits.refund(v["request"], reason=v["reason"]),
+        )
+    )
+    if done is not None:
+        words = "was refunded before" if done.repeated else f"{amount(done.amount)} credits back"
+        stage.done(f"{done.user}: {words}.")
+
+
+async def refund_pack(stage: Stage, at: Context) -> None:
+    entry = "" if at.entry is None else str(at.entry)
+    done = await stage.fill(
+        FormSpec(
+            title="Refund a pack",
+            verb="Refund",
+            danger=True,
+            intro="Takes the pack's credits back; Pro ends with the last unrefunded pack.",
+            fields=(
+                Field("entry", "Entry", entry, "number of the sale's entry", required=True),
+                Field("reason", "Reason", hint="optional"),
+                Field("debt", "Rest is owed", flag=True),
+            ),
+            act=lambda admin, v: admin.packs.refund(
+                _number(v["entry"]), reason=v["reason"], allow_debt=bool(v["debt"])
+            ),
+        )
+    )
+    if done is not None:
+        words = "was refunded before" if done.repeated else f"{usd(-done.cash_usd)} goes back"
+        stage.done(f"{done.user}: {words}.")
+
+
+ACTS = (
+    Act("packs.sell", "Sell a pack", "Credits, cash and Pro in one act", "packs sell", sell),
+    Act("packs.refund", "Refund a pack", "Take a sale back", "packs refund", refund_pack),
+    Act("credits.grant", "Grant credits", "With a reason", "credits grant", grant),
+    Act("credits.deduct", "Deduct credits", "With a reason", "credits deduct", deduct),
+    Act("credits.refund", "Refund a request", "Give its charge back", "credits refund",
+        refund_request),
+)  # fmt: skip

@@ -1,0 +1,247 @@
+"""Forms and questions: fill, see what would happen, confirm; what is refused is said inside."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.suggester import Suggester
+from textual.widgets import Button, Input, Label, Select, Static, Switch
+
+from sellapi.errors import SellapiError
+from tui.acts.act import Field, FormSpec, Line, Values
+from tui.words import plain
+
+if TYPE_CHECKING:
+    from tui.app import SellapiApp
+    from tui.link import Link
+
+__all__ = ["Form"]
+
+
+class _Users(Suggester):
+    """Completes the e-mail of a user there is."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(use_cache=False, case_sensitive=False)
+        self._link = link
+
+    async def get_suggestion(self, value: str) -> str | None:
+        if len(value) < 2:
+            return None
+        try:
+            page = await self._link.call(
+                lambda admin: admin.users.list(search=value, sort="email", limit=20)
+            )
+        except SellapiError:
+            return None
+        starts = [u.email for u in page.items if u.email.startswith(value.lower())]
+        return plain(starts[0]) if starts else None
+
+
+class Form(ModalScreen[Any]):
+    """Dismisses with what the act returned, or None when it was left."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Back"),
+        Binding("ctrl+s", "send", "Send", priority=True),
+        Binding("down", "app.focus_next", "Next", show=False),
+        Binding("up", "app.focus_previous", "Previous", show=False),
+        Binding("right", "app.focus_next", "Next", show=False),
+        Binding("left", "app.focus_previous", "Previous", show=False),
+        Binding("y", "yes", "Yes", show=False),
+        Binding("n", "leave", "No", show=False),
+    ]
+
+    def __init__(self, spec: FormSpec[Any]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.confirming = not spec.fields
+        self._busy = False
+
+    # -- what it shows -------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        spec = self.spec
+        with Vertical(id="form", classes="danger" if spec.danger else "") as box:
+            box.border_title = Text(plain(spec.title))
+            if spec.intro:
+                yield Static(Text(plain_lines(spec.intro)), id="intro")
+            with VerticalScroll(id="fields", can_focus=False):
+                for field in spec.fields:
+                    with Horizontal(classes="field"):
+                        yield Label(Text(field.label), classes="label")
+                        yield self._input(field)
+            yield Static(id="summary")
+            yield Static(id="refusal")
+            with Horizontal(id="buttons"):
+                variant: Any = "error" if spec.danger else "primary"
+                yield Button(Text(spec.verb), variant=variant, id="send", compact=True)
+                yield Button(Text("Back"), id="leave", compact=True)
+            yield Static(id="hint")
+
+    def _input(self, field: Field) -> Input | Select[str] | Switch:
+        name = f"field-{field.name}"
+        if field.flag:
+            return Switch(value=bool(field.value), id=name)
+        if field.options is not None:
+            options = [(Text(plain(words)), value) for words, value in field.options]
+            values = [value for _, value in field.options]
+            chosen = field.value if field.value in values else Select.NULL
+            prompt = field.hint or "choose"
+            blank = not field.required or chosen is Select.NULL
+            return Select(
+                cast("Any", options),
+                value=chosen,
+                prompt=prompt,
+                allow_blank=blank,
+                id=name,
+                compact=True,
+            )
+        return Input(
+            value=field.value,
+            placeholder=field.hint,
+            id=name,
+            compact=True,
+            suggester=_Users(self.shop.link) if field.users else None,
+        )
+
+    @property
+    def shop(self) -> SellapiApp:
+        """The app, by its own type."""
+        return cast("SellapiApp", self.app)
+
+    def on_mount(self) -> None:
+        self.query_one("#fields").display = bool(self.spec.fields)
+        self._stage()
+        if not self.spec.fields:
+            self.query_one("#leave" if self.spec.danger else "#send").focus()
+        else:
+            first = next(
+                (f for f in self.spec.fields if not f.value and not f.flag), self.spec.fields[0]
+            )
+            self.query_one(f"#field-{first.name}").focus()
+
+    def _stage(self, lines: list[Line] | None = None) -> None:
+        asks = self.spec.preview is not None and not self.confirming
+        self.query_one("#send", Button).label = Text("Review" if asks else self.spec.verb)
+        for widget in self.query("#fields Input, #fields Select, #fields Switch"):
+            widget.disabled = self.confirming and bool(self.spec.fields)
+        summary = self.query_one("#summary", Static)
+        summary.display = bool(lines)
+        if lines:
+            summary.update(_diff(lines, self.app.current_theme))
+        refusal = self.query_one("#refusal", Static)
+        refusal.display = False
+        hint = "y yes · n or Esc back" if self.confirming else "Enter send · Tab next · Esc back"
+        self.query_one("#hint", Static).update(Text(hint))
+
+    def refuse(self, words: str) -> None:
+        """Say inside the form why it was refused."""
+        refusal = self.query_one("#refusal", Static)
+        refusal.display = True
+        refusal.update(Text(plain_lines(words)))
+
+    # -- what it does --------------------------------------------------------------------------
+
+    def values(self) -> Values:
+        """What stands in the fields."""
+        found: Values = {}
+        for field in self.spec.fields:
+            widget = self.query_one(f"#field-{field.name}")
+            if isinstance(widget, Switch):
+                found[field.name] = "yes" if widget.value else ""
+            elif isinstance(widget, Select):
+                value = widget.value
+                found[field.name] = "" if value is Select.NULL else str(value)
+            elif isinstance(widget, Input):
+                found[field.name] = widget.value.strip()
+        return found
+
+    def on_input_submitted(self) -> None:
+        self.action_send()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        if event.button.id == "send":
+            self.action_send()
+        else:
+            self.action_leave()
+
+    def action_yes(self) -> None:
+        """``y`` answers a question."""
+        if self.confirming:
+            self.action_send()
+
+    def action_send(self) -> None:
+        """Review, or do it."""
+        if self._busy:
+            return
+        values = self.values()
+        missing = [f for f in self.spec.fields if f.required and not values[f.name]]
+        if missing:
+            self.refuse(f"{missing[0].label}: this is needed")
+            self.query_one(f"#field-{missing[0].name}").focus()
+            return
+        self._busy = True
+        self.run_worker(self._send(values), group="send", exclusive=True)
+
+    async def _send(self, values: Values) -> None:
+        spec, link = self.spec, self.shop.link
+        try:
+            if spec.preview is not None and not self.confirming:
+                preview = spec.preview
+                lines = list(await link.call(lambda admin: preview(admin, values)))
+                self.confirming = True
+                self._stage(lines)
+                self.query_one("#send", Button).focus()
+            else:
+                # Once begun an act is not taken back: leaving the form does not cancel it.
+                result = await asyncio.shield(link.call(lambda admin: spec.act(admin, values)))
+                self.dismiss(result if result is not None else True)
+        except SellapiError as error:
+            self._back_to_fields()
+            self.refuse(str(error))
+        except Exception as error:  # whatever it was, the operator is told and may go on
+            self._back_to_fields()
+            self.refuse(f"that failed: {type(error).__name__}: {error}")
+        finally:
+            self._busy = False
+
+    def _back_to_fields(self) -> None:
+        if self.spec.fields and self.confirming:
+            self.confirming = False
+            self._stage()
+            self.query_one(f"#field-{self.spec.fields[0].name}").focus()
+
+    def action_leave(self) -> None:
+        """Esc: from the question back to the fields, from the fields back to the screen."""
+        if self._busy:
+            return
+        if self.spec.fields and self.confirming:
+            self._back_to_fields()
+        else:
+            self.dismiss(None)
+
+
+def plain_lines(text: str) -> str:
+    """Foreign text made harmless, its line breaks kept."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def _diff(lines: list[Line], theme: Any) -> Text:
+    width = max(len(line.label) for line in lines)
+    text = Text()
+    for index, line in enumerate(lines):
+        text.append("\n" if index else "")
+        text.append(f"{plain(line.label):<{width}}  ", style="dim")
+        if line.old is not None:
+            text.append(plain(line.old) or "none", style=f"strike {theme.error or 'red'}")
+            text.append(" → ", style="dim")
+        text.append(plain(line.new) or "none", style=f"bold {theme.success or 'green'}")
+    return text

@@ -1,0 +1,21 @@
+"""Which screens there are: one per mode, and the pages that open on top of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tui.screens.now import Now
+from tui.screens.page import Page
+from tui.screens.request import RequestPage
+from tui.screens.user import UserPage
+from tui.screens.users import Users
+
+__all__ = ["MODES", "open_page"]
+
+MODES: dict[str, Callable[[], Page]] = {"now": Now, "users": Users}
+_PAGES: dict[str, Callable[[str], Page]] = {"user": UserPage, "request": RequestPage}
+
+
+def open_page(page: str, what: str) -> Page:
+    """A new page (``user``, ``request``, …) on ``what``."""
+    return _PAGES[page](what)

@@ -1,0 +1,214 @@
+"""One user: what it has, its keys, its ledger, its use."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Static
+
+from sellapi.admin.service import Admin
+from sellapi.admin.views import Entry, Key, UsageRow, UserDetail
+from tui.acts.act import Context
+from tui.messages import Chosen, NeedMore
+from tui.screens.page import Page
+from tui.widgets.figures import Figure, Figures
+from tui.widgets.plot import Plot
+from tui.widgets.rows import Column, Rows
+from tui.words import NONE, Cell, ago, amount, compact, day_time, plain, state_tone, usd
+
+__all__ = ["ENTRY_COLUMNS", "UserPage", "entry_note"]
+
+PAGE = 100
+DAYS = 30
+
+
+def _limit(key: Key) -> Cell:
+    if key.limit is None:
+        return Cell(NONE, "dim")
+    return Cell(amount(key.limit), "warn" if key.spent + key.held >= key.limit else "")
+
+
+def _expires(key: Key) -> Cell:
+    if key.expires_at is None:
+        return Cell("never", "dim")
+    return Cell(day_time(key.expires_at * 1000)[:10], "warn" if key.status == "expired" else "")
+
+
+KEY_COLUMNS = (
+    Column("Id", lambda k: str(k.id), 5, right=True),
+    Column("Name", lambda k: k.name or Cell(NONE, "dim"), 8, flex=1),
+    Column("Key", lambda k: Cell(f"{k.prefix}…{k.last4}", "dim"), 20, wide=64),
+    Column("Status", lambda k: Cell(k.status, state_tone(k.status)), 7),
+    Column("Spent", lambda k: amount(k.spent), 12, right=True),
+    Column("Limit", _limit, 10, right=True, wide=90),
+    Column("Expires", _expires, 10),
+)
+
+
+def entry_note(entry: Entry) -> str:
+    """What an entry is about: its pack, reason, request or reference."""
+    about = [entry.reason or "", f"ref {entry.reference}" if entry.reference else ""]
+    if entry.cash_usd:
+        about.insert(0, usd(entry.cash_usd))
+    if not any(about) and entry.request_id:
+        about = [entry.request_id]
+    return " · ".join(a for a in about if a)
+
+
+def _signed(entry: Entry) -> Cell:
+    words = amount(entry.amount)
+    return Cell(words if entry.amount < 0 else f"+{words}", "good" if entry.amount > 0 else "")
+
+
+ENTRY_COLUMNS = (
+    Column("Entry", lambda e: Cell(str(e.id), "dim"), 7, right=True, wide=100),
+    Column("Time (UTC)", lambda e: Cell(day_time(e.at)[5:], "dim"), 14),
+    Column("Kind", lambda e: e.kind, 13),
+    Column("Credits", _signed, 14, right=True),
+    Column("Balance", lambda e: amount(e.balance_after), 14, right=True),
+    Column("Owed", lambda e: Cell(amount(e.owed_after), "bad" if e.owed_after else "dim"), 9,
+           right=True, wide=110),
+    Column("About", lambda e: Cell(entry_note(e), "dim"), 6, flex=1),
+    Column("By", lambda e: Cell(e.actor, "dim"), 10, wide=110),
+)  # fmt: skip
+
+
+class UserPage(Page):
+    """One user: balance, keys, ledger and use. Acts on keys go by the key under the cursor."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back", key_display="Esc"),
+        Binding("i", "app.act('keys.create')", "Issue key"),
+        Binding("p", "app.act('packs.sell')", "Sell pack"),
+        Binding("plus", "app.act('credits.grant')", "Grant", key_display="+"),
+        Binding("minus", "app.act('credits.deduct')", "Deduct", key_display="-"),
+        Binding("K", "app.act('keys.set')", "Change key"),
+        Binding("o", "app.act('keys.rotate')", "Rotate key"),
+        Binding("v", "app.act('keys.revoke')", "Revoke key"),
+        Binding("e", "app.act('users.set')", "Edit"),
+        Binding("x", "app.act('users.suspend')", "Suspend"),
+        Binding("r", "app.act('users.resume')", "Resume"),
+        Binding("D", "app.act('users.delete')", "Delete"),
+        Binding("B", "app.act('packs.refund')", "Refund pack"),
+    ]
+    poll_s = 5.0
+
+    def __init__(self, who: str) -> None:
+        super().__init__()
+        self._who = who
+        self._last: int | None = None
+
+    def body(self) -> ComposeResult:
+        yield Static(id="who")
+        yield Figures(id="standing")
+        with Horizontal(id="user-middle"):
+            with Vertical(classes="panel", id="user-keys") as panel:
+                panel.border_title = "Keys"
+                yield Rows(
+                    KEY_COLUMNS, key=lambda k: str(k.id), id="user-key-rows",
+                    empty="No key yet: i issues one.",
+                )  # fmt: skip
+            with Vertical(classes="panel", id="user-use") as panel:
+                panel.border_title = f"Credits a day, {DAYS} days"
+                yield Plot(id="user-plot")
+        with Vertical(classes="panel", id="user-ledger") as panel:
+            panel.border_title = "Ledger"
+            yield Rows(
+                ENTRY_COLUMNS, key=lambda e: str(e.id), id="user-entries", empty="No entry yet."
+            )
+
+    def on_mount(self) -> None:
+        self.query_one("#user-key-rows").focus()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        who = self._who
+        loaded = max(PAGE, min(len(self.query_one("#user-entries", Rows).items), 1_000))
+
+        def call(admin: Admin) -> tuple[UserDetail, tuple[UsageRow, ...], tuple[Entry, ...]]:
+            return (
+                admin.users.detail(who),
+                admin.usage.of_user(who, days=DAYS),
+                admin.ledger.entries(user=who, limit=loaded),
+            )
+
+        self.ask(call, self._show)
+
+    def _show(self, found: tuple[UserDetail, tuple[UsageRow, ...], tuple[Entry, ...]]) -> None:
+        detail, days, entries = found
+        user = detail.user
+        theme = self.app.current_theme
+        head = Text(no_wrap=True, overflow="ellipsis")
+        head.append(f" {plain(user.email)}", style="bold")
+        head.append(f"  {plain(user.name)}" if user.name else "", style="dim")
+        head.append(f"  {user.tier}", style=f"bold {theme.accent}")
+        colour = theme.success if user.status == "active" else theme.warning
+        head.append(f"  {user.status}", style=str(colour))
+        head.append(f"  user {user.id} since {day_time(user.created_at * 1000)[:10]}", style="dim")
+        self.query_one("#who", Static).update(head)
+        seen = detail.last_request_at
+        self.query_one(Figures).show(
+            (
+                Figure("Balance", amount(user.balance), "strong"),
+                Figure("Available", amount(user.available)),
+                Figure("Held", amount(user.held), "accent" if user.held else "dim"),
+                Figure("Owed", amount(user.owed), "bad" if user.owed else "dim"),
+                Figure("Paid", usd(detail.cash), "good" if detail.cash else "dim"),
+                Figure("Packs", str(detail.packs_bought)),
+                Figure("Charged, 30 d", amount(detail.charged_30d)),
+                Figure("Requests, 30 d", compact(detail.requests_30d)),
+                Figure(
+                    "Last request",
+                    "never" if seen is None else f"{ago(time.time() - seen / 1000)} ago",
+                    "dim" if seen is None else "",
+                ),
+            )
+        )
+        self.query_one("#user-key-rows", Rows).show(detail.keys)
+        self.query_one("#user-entries", Rows).show(entries)
+        self._last = entries[-1].id if entries else None
+        self._plot(days)
+
+    def _plot(self, days: tuple[UsageRow, ...]) -> None:
+        today = int(time.time()) // 86_400
+        by_day = {row.group: row.charged for row in days}
+        labels = [day_time((today - n) * 86_400_000)[:10] for n in range(DAYS - 1, -1, -1)]
+        values = [by_day.get(label, 0) / 1e6 for label in labels]
+        self.query_one(Plot).bars([label[5:] for label in labels], values)
+
+    def on_need_more(self, event: NeedMore) -> None:
+        event.stop()
+        before, who = self._last, self._who
+        if event.table != "user-entries" or before is None:
+            return
+        self.ask(
+            lambda admin: admin.ledger.entries(user=who, before=before, limit=PAGE),
+            lambda entries: self._add(entries, before),
+            group="more",
+        )
+
+    def _add(self, entries: tuple[Entry, ...], before: int) -> None:
+        if self._last == before:
+            self._last = entries[-1].id if entries else None
+            self.query_one("#user-entries", Rows).append(entries)
+
+    # -- acts ----------------------------------------------------------------------------------
+
+    def context(self) -> Context:
+        key = self.query_one("#user-key-rows", Rows).current
+        entry = self.query_one("#user-entries", Rows).current
+        sale = None if entry is None or entry.kind != "sale" else entry.id
+        return Context(user=self._who, key=None if key is None else key.id, entry=sale)
+
+    def on_chosen(self, event: Chosen) -> None:
+        event.stop()
+        if isinstance(event.item, Entry) and event.item.request_id:
+            self.shop.open_page("request", event.item.request_id)
+        elif isinstance(event.item, Key):
+            self.shop.action_act("keys.set")

@@ -1,0 +1,223 @@
+"""A table of views: columns that always fit, numbers to the right, vim keys, foreign text harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.theme import Theme
+from textual.widgets import DataTable
+
+from tui.messages import Chosen, Moved, NeedMore
+from tui.words import Cell, fit, plain, tone_style
+
+__all__ = ["Column", "Rows"]
+
+GAP = 2
+SCROLLBAR = 1
+NEAR_END = 12
+
+
+@dataclass(frozen=True)
+class Column:
+    """``width`` cells, or at least that and a share of what is left when ``flex``.
+
+    ``wide``: shown only when the table has that many columns of the screen.
+    """
+
+    title: str
+    cell: Callable[[Any], Cell | str]
+    width: int
+    flex: int = 0
+    right: bool = False
+    wide: int = 0
+    end: bool = False
+    """Cut at its beginning: the end says more (a model's slug)."""
+
+
+class Rows(DataTable[Text]):
+    """A table that shows a sequence of views; every item has a key that stays its own."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", "Down", show=False),
+        Binding("k", "cursor_up", "Up", show=False),
+        Binding("g", "scroll_top", "First", show=False),
+        Binding("G", "scroll_bottom", "Last", show=False),
+        Binding("ctrl+d", "page_down", "Page down", show=False),
+        Binding("ctrl+u", "page_up", "Page up", show=False),
+        Binding("enter,l", "select_cursor", "Open", key_display="↵"),
+    ]
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        key: Callable[[Any], str],
+        id: str,  # noqa: A002 (as Textual calls it)
+        empty: str = "Nothing here yet.",
+        follow: bool = False,
+        classes: str = "",
+    ) -> None:
+        super().__init__(
+            cursor_type="row", cell_padding=0, zebra_stripes=False, id=id, classes=classes
+        )
+        self._spec = tuple(columns)
+        self._key = key
+        self._empty = empty
+        self._follow = follow
+        self._items: list[Any] = []
+        self._shown: list[tuple[Cell, ...]] = []
+        self._layout_now: list[tuple[Column, int]] = []
+
+    # -- what it shows -------------------------------------------------------------------------
+
+    @property
+    def items(self) -> list[Any]:
+        """What is shown, in order."""
+        return self._items
+
+    @property
+    def current(self) -> Any | None:
+        """The item under the cursor."""
+        if 0 <= self.cursor_row < len(self._items):
+            return self._items[self.cursor_row]
+        return None
+
+    def show(self, items: Sequence[Any]) -> None:
+        """Show these; cursor and scroll stay with their row where it still is."""
+        items = list(items)
+        cells = [self._cells(item) for item in items]
+        same_keys = [self._key(i) for i in items] == [self._key(i) for i in self._items]
+        old, self._items = self._items, items
+        if same_keys and len(cells) == len(self._shown):
+            self._change(cells)
+        else:
+            self._rebuild(cells, old)
+
+    def append(self, items: Sequence[Any]) -> None:
+        """Add a page at the end."""
+        for item in items:
+            cells = self._cells(item)
+            self._items.append(item)
+            self._shown.append(cells)
+            self._add(item, cells)
+
+    def _cells(self, item: Any) -> tuple[Cell, ...]:
+        made = []
+        for column in self._spec:
+            value = column.cell(item)
+            cell = value if isinstance(value, Cell) else Cell(value)
+            made.append(Cell(plain(cell.text), cell.tone))
+        return tuple(made)
+
+    def _change(self, cells: list[tuple[Cell, ...]]) -> None:
+        keys = [self._spec.index(column) for column, _ in self._layout_now]
+        for index, (new, old) in enumerate(zip(cells, self._shown, strict=True)):
+            if new != old:
+                row_key = self._key(self._items[index])
+                for at in keys:
+                    if new[at] != old[at]:
+                        self.update_cell(row_key, str(at), self._text(self._spec[at], new[at]))
+        self._shown = cells
+
+    def _rebuild(self, cells: list[tuple[Cell, ...]], old: Sequence[Any]) -> None:
+        at_key = self._key(old[self.cursor_row]) if 0 <= self.cursor_row < len(old) else None
+        following = self._follow and self.cursor_row <= 0
+        offset = self.scroll_offset.y
+        self._shown = cells
+        self.clear()
+        for item, row in zip(self._items, cells, strict=True):
+            self._add(item, row)
+        if following or at_key is None or not self._items:
+            return
+        keys = [self._key(item) for item in self._items]
+        if at_key in keys:
+            self.move_cursor(row=keys.index(at_key), animate=False, scroll=self._follow)
+            if not self._follow:
+                self.scroll_to(y=offset, animate=False)
+
+    def _add(self, item: Any, cells: tuple[Cell, ...]) -> None:
+        if self._layout_now:
+            texts = [self._text(c, cells[self._spec.index(c)], w) for c, w in self._layout_now]
+            self.add_row(*texts, key=self._key(item))
+
+    def _text(self, column: Column, cell: Cell, width: int | None = None) -> Text:
+        if width is None:
+            width = dict(self._layout_now)[column]
+        words = fit(cell.text, width, right=column.right, end=column.end) + " " * GAP
+        text = Text(words, no_wrap=True, end="")
+        style = tone_style(self.app.current_theme, cell.tone)
+        if style:
+            text.stylize(style)
+        return text
+
+    # -- fitting -------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        self.app.theme_changed_signal.subscribe(self, self._repaint)
+
+    def _repaint(self, _theme: Theme) -> None:
+        self._layout_now = []
+        self._relay()
+
+    def on_resize(self, _event: events.Resize) -> None:
+        self._relay()
+
+    def _relay(self) -> None:
+        layout = self._fitted(self.size.width)
+        if layout == self._layout_now or self.size.width == 0:
+            return
+        cursor, offset = self.cursor_row, self.scroll_offset.y
+        self._layout_now = layout
+        self.clear(columns=True)
+        for column, width in layout:
+            title = Text(fit(column.title, width, right=column.right) + " " * GAP, no_wrap=True)
+            self.add_column(title, width=width + GAP, key=str(self._spec.index(column)))
+        for item, cells in zip(self._items, self._shown, strict=True):
+            self._add(item, cells)
+        if self._items:
+            self.move_cursor(row=min(cursor, len(self._items) - 1), animate=False, scroll=False)
+            self.scroll_to(y=offset, animate=False)
+
+    def _fitted(self, total: int) -> list[tuple[Column, int]]:
+        room = total - SCROLLBAR
+        chosen = [c for c in self._spec if c.wide <= total]
+        fixed = sum(c.width + GAP for c in chosen)
+        spare = max(0, room - fixed)
+        shares = sum(c.flex for c in chosen)
+        layout = []
+        for column in chosen:
+            extra = spare * column.flex // shares if shares else 0
+            layout.append((column, column.width + extra))
+        return layout
+
+    def render_line(self, y: int) -> Any:
+        """The empty table says what to do instead of showing nothing."""
+        strip = super().render_line(y)
+        if not self._items and y == 2 and self._empty:
+            from rich.segment import Segment
+            from textual.strip import Strip
+
+            style = self.rich_style
+            words = fit("  " + self._empty, max(1, self.size.width))
+            return Strip([Segment(words, style)], len(words))
+        return strip
+
+    # -- acts ----------------------------------------------------------------------------------
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        event.stop()
+        if self.current is not None:
+            self.post_message(Chosen(self.id or "", self.current))
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        event.stop()
+        if self.current is None:
+            return
+        self.post_message(Moved(self.id or "", self.current))
+        if self.cursor_row >= len(self._items) - NEAR_END:
+            self.post_message(NeedMore(self.id or ""))
