@@ -19,7 +19,7 @@ from sellapi.errors import Refused
 if TYPE_CHECKING:
     from sellapi.admin import Admin
 
-__all__ = ["Out", "command", "group"]
+__all__ = ["Out", "actor", "command", "group"]
 
 WIDE = 200
 """Columns of a table that goes into a file or a pipe."""
