@@ -42,6 +42,11 @@ class Served:
     def output(self) -> str:
         return self.log.read_text("utf-8")
 
+    @property
+    def key(self) -> str:
+        """The key that ``serve --demo`` printed."""
+        return "sk-sellapi-" + self.output.partition("sk-sellapi-")[2].split()[0]
+
     def stop(self, sign: signal.Signals = signal.SIGTERM, within_s: float = 10.0) -> int:
         """Ask it to stop; returns its exit code."""
         self.process.send_signal(sign)
@@ -69,7 +74,7 @@ def serve(
         )
     served = Served(f"http://127.0.0.1:{port}/v1", process, log)
     try:
-        _wait(served)
+        _wait(served, "Stop with Ctrl+C" if "--demo" in words else "sellapi serves")
         yield served
     finally:
         if process.poll() is None:
@@ -77,13 +82,18 @@ def serve(
             process.wait()
 
 
-def _wait(served: Served, within_s: float = 30.0) -> None:
+def _wait(served: Served, said: str, within_s: float = 30.0) -> None:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         assert served.process.poll() is None, f"it ended by itself:\n{served.output}"
-        try:
-            if httpx.get(served.url.removesuffix("/v1") + "/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
+        if said in served.output and _healthy(served):
+            return
+        time.sleep(0.05)
     raise AssertionError(f"it does not answer:\n{served.output}")
+
+
+def _healthy(served: Served) -> bool:
+    try:
+        return httpx.get(served.url.removesuffix("/v1") + "/health").status_code == 200
+    except httpx.TransportError:
+        return False
