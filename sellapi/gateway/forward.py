@@ -121,17 +121,13 @@ class Forwarder:
         """The result of the first route that answers; raises the last route's `UpstreamFailure`."""
         routes = self._router.order(hold.model)
         if not routes:
-            raise UpstreamFailure(
-                UpstreamFailed("No provider for this model can be reached right now."),
-                reason="no_route",
-                sent=False,
-            )
+            raise _no_route()
+        before: UpstreamFailure | None = None
         for left, route in enumerate(routes, start=1 - len(routes)):
             attempt = hold.attempt(route)
-            health = self._router.health(route)
-            health.in_flight += 1
             try:
-                result = await call(attempt)
+                async with self._router.place(route, wait=left == 0):
+                    result = await call(attempt)
             except UpstreamFailure as failure:
                 attempt.sent = attempt.sent and failure.sent
                 attempt.ended(failure.reason, failure.status)
@@ -139,26 +135,28 @@ class Forwarder:
                 if left == 0 or hold.forwarded or not _may_try_next(route, failure):
                     raise
                 hold.decoder = None
+                before = failure
             except ApiError as refusal:  # the adapter cannot say this to that provider
-                attempt.ended("refused", refusal.status)
-                if left == 0:
-                    raise
+                attempt.ended("refused", None if attempt.sent else refusal.status)
+                if left == 0 or attempt.sent:
+                    raise before or refusal from refusal
             except BaseException:
                 attempt.ended("cancelled")
                 raise
             else:
                 attempt.ended("ok", 200)
-                self._router.succeeded(route, hold.first_byte_ms or attempt.took_ms)
+                self._router.succeeded(route, hold.first_byte_of(attempt), attempt.started)
                 return result
-            finally:
-                health.in_flight -= 1
         raise AssertionError("the last route either answered or raised")
 
     # -- one attempt -------------------------------------------------------------------------------
 
     async def _prepare(self, hold: Hold, attempt: Attempt) -> tuple[Link, Job, Outbound]:
         """The request as this route's provider understands it; raises `InvalidRequest`."""
-        link = self._registry.link(attempt.route.provider)
+        try:
+            link = self._registry.link(attempt.route.provider)
+        except KeyError:  # removed since the request was admitted
+            raise _no_route() from None
         job = _job(hold, attempt.route, link)
         if not (link.private or link.native) and _names_urls(job):
             job.private_base_url = await link.leads_inside()
@@ -269,6 +267,14 @@ class Forwarder:
             finally:
                 self._stats.skipped += decoder.skipped
         return decoder
+
+
+def _no_route() -> UpstreamFailure:
+    return UpstreamFailure(
+        UpstreamFailed("No provider for this model can be reached right now."),
+        reason="no_route",
+        sent=False,
+    )
 
 
 def _may_try_next(route: Route, failure: UpstreamFailure) -> bool:

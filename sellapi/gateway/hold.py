@@ -205,6 +205,13 @@ class Hold:
         if self.first_byte_ms is None:
             self.first_byte_ms = int((time.monotonic() - self.started) * 1000)
 
+    def first_byte_of(self, attempt: Attempt) -> int:
+        """Milliseconds from an attempt's begin to the answer's first byte (or its end)."""
+        if self.first_byte_ms is None:
+            return attempt.took_ms
+        waited_ms = int((attempt.started - self.started) * 1000)
+        return max(0, self.first_byte_ms - waited_ms)
+
     # -- ends --------------------------------------------------------------------------------------
 
     def charge_for(self, usage: Usage) -> int:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from sellapi.domain.catalog import Model, Route
 from sellapi.upstream.adapter import UpstreamFailure
+from sellapi.upstream.client import queue_full
 from sellapi.upstream.registry import Registry
 
 __all__ = ["Health", "Router"]
 
 PAUSE_FIRST_S = 2.0
 PAUSE_MAX_S = 300.0
+QUEUE_TIMEOUT_S = 10.0
+"""How long a call waits for a place on a route that is full, when there is no other route."""
 _LATENCY_WEIGHT = 0.2
 
 
@@ -24,7 +31,10 @@ class Health:
     failures: int = 0
     """In a row."""
     cool_until: float = 0.0
+    failed_at: float = float("-inf")
     in_flight: int = 0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    """Calls in line for a place, where the route has a most (`Route.max_concurrency`)."""
     latency_ms: float | None = None
     """Moving average to the first byte."""
     last_failure: str = ""
@@ -80,27 +90,76 @@ class Router:
         self.health(chosen).current -= sum(r.weight for r in group)
         return [chosen]
 
-    def succeeded(self, route: Route, first_byte_ms: float) -> None:
+    # -- places ------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def place(self, route: Route, *, wait: bool) -> AsyncIterator[None]:
+        """One of the route's places for the length of the block.
+
+        A full route is waited for only with ``wait``, by as many calls as it has places. Raises
+        `UpstreamFailure` ``queue_full``.
+        """
+        health, most = self.health(route), route.max_concurrency
+        if most is not None and health.in_flight >= most:
+            if not wait or len(health.waiting) >= most:
+                raise queue_full()
+            await self._stand_in_line(health)
+        else:
+            health.in_flight += 1
+        try:
+            yield
+        finally:
+            _hand_over(health)
+
+    async def _stand_in_line(self, health: Health) -> None:
+        """Until a place is handed over by a call that ends."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        health.waiting.append(turn)
+        try:
+            async with asyncio.timeout(QUEUE_TIMEOUT_S):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                _hand_over(health)  # it came in the very moment we gave up
+            elif turn in health.waiting:
+                health.waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise queue_full() from None
+            raise
+
+    # -- health ------------------------------------------------------------------------------------
+
+    def succeeded(self, route: Route, first_byte_ms: float, started: float) -> None:
+        """A call begun at ``started`` went well; one begun before a failure does not end its rest."""
         health = self.health(route)
-        health.failures = 0
-        health.cool_until = 0.0
-        health.key_refused = False
+        if started >= health.failed_at:
+            health.failures = 0
+            health.cool_until = 0.0
+            health.key_refused = False
         old = health.latency_ms
         health.latency_ms = (
             first_byte_ms if old is None else old + _LATENCY_WEIGHT * (first_byte_ms - old)
         )
 
     def failed(self, route: Route, failure: UpstreamFailure) -> None:
-        """Cool a route down: as long as it asked for, or a pause that doubles with each failure."""
+        """Let a route rest: a pause that doubles with each failure, or longer if it asked for that.
+
+        Failures during a rest belong to the incident that began it and double nothing.
+        """
         about_route = failure.retryable or failure.key_refused or failure.timed_out
         if not about_route and failure.error.status < 500:
             return  # the request was wrong, not the route
+        if failure.reason == "queue_full":
+            return  # we send it more than it may have: no fault of its own
         health = self.health(route)
-        health.failures += 1
-        pause = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** min(health.failures - 1, 10))
+        now = time.monotonic()
+        if now >= health.cool_until:
+            health.failures += 1
+        pause = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** min(max(health.failures, 1) - 1, 10))
         if failure.retry_after is not None:
-            pause = max(min(failure.retry_after, PAUSE_MAX_S), PAUSE_FIRST_S)
-        health.cool_until = time.monotonic() + pause
+            pause = max(pause, min(failure.retry_after, PAUSE_MAX_S))
+        health.cool_until = max(health.cool_until, now + pause)
+        health.failed_at = now
         health.last_failure = failure.reason
         health.last_failure_at = time.time()
         health.key_refused = failure.key_refused
@@ -122,3 +181,13 @@ class Router:
             for route_id, h in self._health.items()
             if route_id in model_routes
         ]
+
+
+def _hand_over(health: Health) -> None:
+    """A place is free: the next in line has it, or nobody."""
+    while health.waiting:
+        turn = health.waiting.popleft()
+        if not turn.done():
+            turn.set_result(None)
+            return
+    health.in_flight -= 1
