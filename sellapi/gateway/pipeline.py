@@ -21,6 +21,7 @@ from sellapi.errors import (
     InvalidApiKey,
     ModelNotFound,
     Overloaded,
+    RateLimited,
     TierRestricted,
 )
 from sellapi.gateway.demand import READERS, Asked, NotOffered, refuse_billing_fields
@@ -124,7 +125,13 @@ class Gateway:
             caller = await self.shop.authenticate(ask.authorization, ask.address, fresh=fresh)
             catalog = await (self.shop.current_catalog() if fresh else self.shop.catalog())
             tier = catalog.tiers[caller.tier]
-            self.limiter.check(caller, tier)
+            try:
+                self.limiter.check(caller, tier)
+            except RateLimited:
+                if fresh or not self.shop.may_look_again(caller):
+                    raise
+                fresh = True  # a pack may have been bought, or a limit raised
+                continue
             if fields is None:
                 fields = decode_body(ask.body)
             try:

@@ -36,6 +36,7 @@ class Shop:
         self._catalog: Catalog | None = None
         self._callers: OrderedDict[bytes, Caller] = OrderedDict()
         self._bad_keys: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._looked: OrderedDict[int, float] = OrderedDict()
         self._reading: asyncio.Task[Catalog] | None = None
 
     # -- reading -----------------------------------------------------------------------------------
@@ -116,6 +117,17 @@ class Shop:
         else:
             message = "The API key is not valid: check that it was copied whole."
         raise InvalidApiKey(message + self._help)
+
+    def may_look_again(self, caller: Caller) -> bool:
+        """Whether a refusal that floods cause may be confirmed by the database: once a second."""
+        now = time.monotonic()
+        if now - self._looked.get(caller.key_id, float("-inf")) < 1.0:
+            return False
+        self._looked[caller.key_id] = now
+        self._looked.move_to_end(caller.key_id)
+        if len(self._looked) > BAD_KEYS_REMEMBERED:
+            self._looked.popitem(last=False)
+        return True
 
     def _remember(self, digest: bytes, caller: Caller) -> None:
         self._callers[digest] = caller
