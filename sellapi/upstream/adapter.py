@@ -81,7 +81,12 @@ class Outbound:
     stream: bool
     """Whether the provider will answer with server-sent events (also when the client wants none)."""
     repeat: int = 1
-    """How many times the call is made side by side (image models that make one per call)."""
+    """How many times the call is made side by side (image models that make one per call).
+
+    Of these, those that succeed are the answer.
+    """
+    more: tuple[bytes, ...] = ()
+    """Further bodies for the same path, when one call cannot carry all; every one must succeed."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -224,8 +229,11 @@ class Adapter(Protocol):
         """The headers every call carries, the credential among them."""
         ...
 
-    def media_urls(self, job: Job) -> tuple[str, ...]:
-        """URLs in the request that must be fetched by us before `encode` (usually none)."""
+    def media_urls(self, job: Job) -> Mapping[str, str]:
+        """URLs in the request that we must fetch before `encode`, and the place each stands at.
+
+        Usually none. A place is named as in errors: ``messages[0].content[1].image_url.url``.
+        """
         ...
 
     def encode(self, job: Job) -> Outbound:
@@ -233,7 +241,9 @@ class Adapter(Protocol):
         ...
 
     def decode(self, job: Job, bodies: list[bytes]) -> Answer:
-        """A whole answer from the bodies of 200 replies (several when ``repeat`` > 1).
+        """A whole answer from the bodies of 200 replies, in the order of the calls.
+
+        There are several when ``repeat`` > 1 or ``more`` was given.
 
         Raises `UpstreamFailure` for an error inside a 200 or a body that makes no sense.
         """
@@ -243,12 +253,13 @@ class Adapter(Protocol):
         """A fresh decoder for one stream."""
         ...
 
-    def failure(
-        self, status: int, headers: Mapping[str, str], body: bytes
-    ) -> UpstreamFailure:
+    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFailure:
         """What a reply that is not a 2xx means; header names are lower-case."""
         ...
 
-    def probe(self, upstream_id: str) -> Outbound:
-        """The cheapest real call that shows whether key, URL and model work (one output token)."""
+    def probe(self, upstream_id: str) -> Outbound | None:
+        """The cheapest real call that shows whether key, URL and model work (one output token).
+
+        None for a model of images: there every call costs one.
+        """
         ...

@@ -54,10 +54,10 @@ class AnthropicAdapter:
         }
         return {**headers, "x-api-key": secret} if secret else headers
 
-    def media_urls(self, job: Job) -> tuple[str, ...]:
+    def media_urls(self, job: Job) -> dict[str, str]:
         """Anthropic fetches URLs itself; one at a private base URL must not."""
         if job.mode != "chat" or not job.private_base_url:
-            return ()
+            return {}
         return media_urls(parse_chat(job).messages)
 
     def encode(self, job: Job) -> Outbound:
@@ -238,7 +238,9 @@ class AnthropicStream:
         if kind == "content_block_delta":
             self._delta(event.get("index"), event.get("delta"))
         elif kind == "ping":
-            self._out.append(_PING)
+            # Before the answer has begun it would be our 200: an error may still come first.
+            if self._role_said:
+                self._out.append(_PING)
         elif kind == "content_block_start":
             self._block_start(event.get("index"), event.get("content_block"))
         elif kind == "content_block_stop":

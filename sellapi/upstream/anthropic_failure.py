@@ -66,7 +66,8 @@ def _failure(status: int, error: Any, reason: str, wait_s: float | None) -> Upst
         return UpstreamFailure(
             UpstreamFailed(
                 "The provider of this model refused the gateway's own account. This is not about "
-                "your key or credits: tell the operator, or use another model."
+                "your key or credits: tell the operator, or use another model.",
+                should_retry=False,
             ),
             reason=reason,
             key_refused=True,
@@ -76,7 +77,8 @@ def _failure(status: int, error: Any, reason: str, wait_s: float | None) -> Upst
         return UpstreamFailure(
             UpstreamFailed(
                 "The provider does not know this model any more. Tell the operator, or use "
-                "another model."
+                "another model.",
+                should_retry=False,
             ),
             reason=reason,
             status=status,

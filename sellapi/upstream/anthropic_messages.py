@@ -346,15 +346,15 @@ def _text(part: TextPart) -> list[JsonObject]:
     return [block]
 
 
-def media_urls(messages: list[Message]) -> tuple[str, ...]:
-    """The URLs of all images and files that are named by URL, each once."""
-    found = (
-        part.url
-        for message in messages
-        for part in message.parts
-        if isinstance(part, (ImagePart, FilePart)) and part.url
-    )
-    return tuple(dict.fromkeys(found))
+def media_urls(messages: list[Message]) -> dict[str, str]:
+    """The URLs of all images and files that are named by URL, and where each stands first."""
+    found: dict[str, str] = {}
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, (ImagePart, FilePart)) and part.url:
+                name = "url" if isinstance(part, ImagePart) else "file_data"
+                found.setdefault(part.url, f"{part.param}.{name}")
+    return found
 
 
 def _fetched(job: Job, url: str, param: str) -> Media | None:

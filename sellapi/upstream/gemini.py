@@ -63,14 +63,14 @@ class GeminiAdapter:
             found["x-goog-api-key"] = secret
         return found
 
-    def media_urls(self, job: Job) -> tuple[str, ...]:
+    def media_urls(self, job: Job) -> dict[str, str]:
         """The http(s) URLs of images and files; Gemini gets their bytes inline."""
         messages = job.fields.get("messages")
         if job.mode != "chat" or messages is None:
-            return ()
+            return {}
         raw = bytes(memoryview(messages))
         if b"image_url" not in raw and b'"file' not in raw:
-            return ()  # most requests: spare them a second reading
+            return {}  # most requests: spare them a second reading
         return media_urls_of(parse_chat(job))
 
     def encode(self, job: Job) -> Outbound:
@@ -83,9 +83,11 @@ class GeminiAdapter:
         body = chat_body(job, parse_chat(job), self._signatures)
         return Outbound(model_path(job.upstream_id, method), body, stream=job.stream)
 
-    def probe(self, upstream_id: str) -> Outbound:
-        """One output token, one embedding or, for Imagen, one image."""
+    def probe(self, upstream_id: str) -> Outbound | None:
+        """One output token or one embedding; a model that draws is not asked."""
         name = upstream_id.removeprefix("models/")
+        if name.startswith("imagen-") or "image" in name:
+            return None
         content = {"role": "user", "parts": [{"text": "Hi"}]}
         method, body = (
             "generateContent",
@@ -96,14 +98,6 @@ class GeminiAdapter:
         )
         if "embedding" in name:
             method, body = "batchEmbedContents", {"requests": [_embed_one(name, "Hi", None)]}
-        elif name.startswith("imagen-"):
-            method, body = (
-                "predict",
-                {
-                    "instances": [{"prompt": "a dot"}],
-                    "parameters": {"sampleCount": 1},
-                },
-            )
         return Outbound(model_path(upstream_id, method), orjson.dumps(body), stream=False)
 
     # decode reply
@@ -112,9 +106,9 @@ class GeminiAdapter:
         """The client's answer; raises `UpstreamFailure` for an error or nonsense inside a 200."""
         if job.mode == "image":
             return decode_images(job, bodies)
-        reply = parse_object(bodies[0])
         if job.mode == "embedding":
-            return _decode_embeddings(job, reply)
+            return _decode_embeddings(job, [parse_object(body) for body in bodies])
+        reply = parse_object(bodies[0])
         reader = Reader(job, self._signatures)
         choices = _Choices(job)
         for piece in reader.pieces(reply):
@@ -354,8 +348,20 @@ def _encode_embeddings(job: Job) -> Outbound:
     if field_value(job, "encoding_format") not in (None, "float", "base64"):
         raise refuse("'encoding_format' must be float or base64.", "encoding_format")
     name = job.upstream_id.removeprefix("models/")
-    body = {"requests": [_embed_one(name, text, dimensions) for text in texts]}
-    return Outbound(model_path(name, "batchEmbedContents"), orjson.dumps(body), stream=False)
+    bodies = [
+        orjson.dumps({"requests": [_embed_one(name, text, dimensions) for text in batch]})
+        for batch in _batches(texts)
+    ]
+    path = model_path(name, "batchEmbedContents")
+    return Outbound(path, bodies[0], stream=False, more=tuple(bodies[1:]))
+
+
+BATCH_MAX = 100
+"""Most inputs one ``:batchEmbedContents`` takes (Google answers 400 beyond that)."""
+
+
+def _batches(texts: list[str]) -> list[list[str]]:
+    return [texts[start : start + BATCH_MAX] for start in range(0, len(texts), BATCH_MAX)]
 
 
 def _embed_one(name: str, text: str, dimensions: int | None) -> JsonObject:
@@ -379,14 +385,20 @@ def _texts(value: Any) -> list[str]:
     return texts
 
 
-def _decode_embeddings(job: Job, reply: JsonObject) -> Answer:
+def _decode_embeddings(job: Job, replies: list[JsonObject]) -> Answer:
     """Vectors in input order; floats packed by us (little-endian float32) when base64 is wanted."""
-    if "error" in reply:
-        raise error_failure(reply["error"], None)
-    found = reply.get("embeddings")
     texts = _texts(field_value(job, "input"))
-    if not isinstance(found, list) or len(found) != len(texts):
+    batches = _batches(texts)
+    if len(replies) != len(batches):
         raise garbage()
+    found: list[Any] = []
+    for reply, batch in zip(replies, batches, strict=True):
+        if "error" in reply:
+            raise error_failure(reply["error"], None)
+        vectors = reply.get("embeddings")
+        if not isinstance(vectors, list) or len(vectors) != len(batch):
+            raise garbage()
+        found += vectors
     packed = field_value(job, "encoding_format") == "base64"
     data: list[JsonObject] = []
     for index, item in enumerate(found):
@@ -395,7 +407,7 @@ def _decode_embeddings(job: Job, reply: JsonObject) -> Answer:
             raise garbage()
         vector = _pack(values) if packed else values
         data.append({"object": "embedding", "index": index, "embedding": vector})
-    usage = gemini_usage(reply.get("usageMetadata")) or _counted(texts)
+    usage = _embedding_usage(replies) or _counted(texts)
     tokens = usage.total_input
     body: JsonObject = {
         "object": "list",
@@ -404,6 +416,19 @@ def _decode_embeddings(job: Job, reply: JsonObject) -> Answer:
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
     return Answer(body=orjson.dumps(body), usage=usage)
+
+
+def _embedding_usage(replies: list[JsonObject]) -> Usage | None:
+    """What the replies report together; None unless each of them reports something."""
+    usages = [usage for r in replies if (usage := gemini_usage(r.get("usageMetadata")))]
+    if len(usages) != len(replies):
+        return None
+    raws = [usage.raw for usage in usages]
+    return Usage(
+        input=sum(usage.total_input for usage in usages),
+        output=sum(usage.total_output for usage in usages),
+        raw=raws[0] if len(raws) == 1 else b"[" + b",".join(raws) + b"]",
+    )
 
 
 def _counted(texts: list[str]) -> Usage:

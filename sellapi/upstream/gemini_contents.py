@@ -348,13 +348,16 @@ def check_media_url(url: str, param: str) -> None:
         raise refuse("Media must be given as a data:, https: or gs: URL.", param)
 
 
-def media_urls_of(chat: Chat) -> tuple[str, ...]:
-    """The URLs that must be fetched through the guard and inlined, each once."""
-    urls: dict[str, None] = {}
+def media_urls_of(chat: Chat) -> dict[str, str]:
+    """The URLs that must be fetched through the guard and inlined, and where each stands first."""
+    urls: dict[str, str] = {}
     for message in chat.messages:
         for part in message.parts:
-            url = part.url if isinstance(part, ImagePart | FilePart) else None
-            if url is not None and url[:5].lower() != "gs://":
-                check_media_url(url, message.param)
-                urls[url] = None
-    return tuple(urls)
+            if not isinstance(part, ImagePart | FilePart) or part.url is None:
+                continue
+            if part.url[:5].lower() != "gs://":
+                name = "url" if isinstance(part, ImagePart) else "file_data"
+                place = f"{part.param}.{name}"
+                check_media_url(part.url, place)
+                urls.setdefault(part.url, place)
+    return urls

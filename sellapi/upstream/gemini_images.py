@@ -141,6 +141,8 @@ class _Gathered:
         self.images: list[tuple[str, str]] = []
         self.prompts: list[str | None] = []
         self.usages: list[Usage] = []
+        self.untold = 0
+        """Replies with an image but without usage."""
         self.reasons: list[str] = []
         self.failures: list[UpstreamFailure] = []
         self.skipped = 0
@@ -206,6 +208,7 @@ def _read_candidates(reply: JsonObject, found: _Gathered) -> None:
     usage = gemini_usage(reply.get("usageMetadata"))
     if usage is not None:
         found.usages.append(usage)
+    before = len(found.images)
     feedback = reply.get("promptFeedback")
     if isinstance(feedback, dict) and feedback.get("blockReason"):
         found.reasons.append(str(feedback["blockReason"]))
@@ -213,6 +216,7 @@ def _read_candidates(reply: JsonObject, found: _Gathered) -> None:
     for candidate in candidates if isinstance(candidates, list) else ():
         if isinstance(candidate, dict):
             _read_candidate(candidate, found)
+    found.untold += usage is None and len(found.images) > before
     if not candidates and not found.reasons:
         found.failures.append(garbage())
 
@@ -263,9 +267,15 @@ def _total(found: _Gathered, *, per_image: bool) -> Usage | None:
     if not sums["image_output"]:
         # No modality was told, so all but thoughts is taken for the images: they are most of it.
         sums["image_output"], sums["output"] = sums["output"] - reasoning, reasoning
+    if found.untold:
+        # Each call asks for the same: what a reply did not report counts as the dearest other one.
+        most = max(found.usages, key=lambda usage: usage.total_output)
+        drawn = most.image_output or most.output - most.reasoning
+        sums["input"] += found.untold * most.total_input
+        sums["image_output"] += found.untold * drawn
     raws = [usage.raw for usage in found.usages]
     raw = raws[0] if len(raws) == 1 else b"[" + b",".join(raws) + b"]"
-    return Usage(**sums, images=images, reasoning=reasoning, raw=raw)
+    return Usage(**sums, images=images, reasoning=reasoning, estimated=bool(found.untold), raw=raw)
 
 
 def _answer_body(job: Job, found: _Gathered, usage: Usage | None) -> bytes:

@@ -6,6 +6,7 @@ out fields that hold their default: an absent count is zero, an absent list is e
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import orjson
 
 from sellapi.domain.usage import Usage
-from sellapi.errors import ApiError, InvalidRequest, PayloadTooLarge, UpstreamFailed
+from sellapi.errors import ApiError, InvalidRequest, UpstreamFailed
 from sellapi.upstream.adapter import Job, TextCount, UpstreamFailure
 from sellapi.upstream.clean import clean_message
 from sellapi.upstream.gemini_signatures import SignatureStore
@@ -312,6 +313,9 @@ def gemini_usage(meta: Any) -> Usage | None:
 
 # --- errors (6.8)
 
+_DEFAULT_WAIT_S = 30.0
+"""For a rate limit that names no delay; customers are always told one."""
+
 _OPERATORS_REASONS = frozenset(
     (
         "API_KEY_INVALID",
@@ -392,12 +396,12 @@ def error_failure(
     message = found.get("message")
     if not isinstance(message, str):
         message = error if isinstance(error, str) else ""
-    refused = status in (401, 403) or (status == 400 and _operators_trouble(found, message))
+    refused = status in (401, 402, 403) or (status == 400 and _operators_trouble(found, message))
     delay = retry_after if retry_after is not None else _retry_delay(found)
     return UpstreamFailure(
         _told(status, name, clean_message(message), refused=refused, delay=delay),
         reason=f"status_{status}",
-        retryable=refused or status in (401, 403, 404, 408, 409, 429, 499) or status >= 500,
+        retryable=refused or status in (404, 408, 409, 429, 499) or status >= 500,
         key_refused=refused,
         status=status,
         retry_after=delay,
@@ -408,24 +412,33 @@ def _told(status: int, name: str, message: str, *, refused: bool, delay: float |
     """What the client is told."""
     if refused:
         return UpstreamFailed(
-            "The provider refused this gateway's own access. It is not your key: tell the operator."
+            "The provider refused this gateway's own access. It is not your key: tell the operator.",
+            should_retry=False,
         )
-    if status == 413:
-        return PayloadTooLarge(message or "The request is too large for the provider.")
     if status == 404:
-        return UpstreamFailed("The provider does not know this model. Tell the operator.")
-    if status == 429:
         return UpstreamFailed(
-            "The provider is limiting this gateway's requests. Try again later.",
-            retry_after=None if delay is None else -int(-delay // 1),
+            "The provider does not know this model. Tell the operator, or use another model.",
+            should_retry=False,
+        )
+    if status == 429:
+        wait = max(1, math.ceil(_DEFAULT_WAIT_S if delay is None else delay))
+        return UpstreamFailed(
+            f"The provider of this model is rate limited. Try again in {wait} s.",
+            retry_after=wait,
+            should_retry=False if wait > 60 else None,
         )
     if 400 <= status < 500 and status not in (408, 409, 499):
         code = name or None
         if "exceeds the maximum number of tokens" in message:
             code = "context_length_exceeded"
+        if status == 413:
+            message = message or "The request is too large for the provider."
         return InvalidRequest(message or "The provider refused the request.", code=code)
-    detail = f": {message}" if message else "."
-    return UpstreamFailed(f"The provider failed{detail}", retry_after=None)
+    detail = f": {message.rstrip('.')}" if message else ""
+    return UpstreamFailed(
+        f"The provider of this model failed{detail}. Try again.",
+        retry_after=None if delay is None else max(1, math.ceil(delay)),
+    )
 
 
 def _operators_trouble(error: JsonObject, message: str) -> bool:

@@ -20,11 +20,14 @@ from sellapi.errors import InvalidRequest
 from sellapi.upstream.adapter import Answer, Job, Outbound, StreamDecoder, UpstreamFailure
 from sellapi.upstream.openai_failure import garbage, http_failure, reported_failure
 from sellapi.upstream.openai_media import decode_embeddings, decode_images
+from sellapi.upstream.openai_media_urls import inline, named_urls
 from sellapi.upstream.openai_reply import (
     decode_chunk,
     dumps,
+    edit,
     is_null,
     loads,
+    public_usage,
     read_usage,
     rename,
 )
@@ -41,13 +44,15 @@ _LIMITS = ("max_completion_tokens", "max_tokens")
 _IDENTIFIERS = ("user", "safety_identifier")
 _CACHE_KEY_MAX = 64
 
+_DRAWS = re.compile(r"image|dall-e|imagen|stable-?diffusion|sdxl|flux", re.IGNORECASE)
+"""Ids of models of images, as far as a name tells; only `probe` asks."""
 _FILE_ID = re.compile(rb'"file_id"\s*:\s*(?!null)')
 """Exact for a key spelled plainly: inside a JSON string its quotes are escaped."""
 _SENT_BACK = re.compile(
     rb'"(?:refusal|annotations|audio|function_call|parsed|parsed_arguments|index'
-    rb'|reasoning_content|reasoning|extra_content)"\s*:'
+    rb'|reasoning_content|reasoning|extra_content)"\s*:|"tool_calls"\s*:\s*null'
 )
-_DROP_IF_NULL = ("refusal", "audio", "function_call")
+_DROP_IF_NULL = ("refusal", "audio", "function_call", "tool_calls")
 _DROP = ("annotations", "parsed")
 _DROP_NATIVE = ("reasoning_content", "reasoning", "reasoning_details", "extra_content")
 
@@ -68,8 +73,11 @@ class OpenAIAdapter:
             headers["authorization"] = f"Bearer {secret}"
         return headers
 
-    def media_urls(self, job: Job) -> tuple[str, ...]:  # noqa: ARG002 - the provider fetches
-        return ()
+    def media_urls(self, job: Job) -> dict[str, str]:
+        """None, the provider fetches; one in our own network must not (`openai_media_urls`)."""
+        if job.mode != "chat" or not job.private_base_url or "messages" not in job.fields:
+            return {}
+        return named_urls(_value(job.fields["messages"], "messages"))
 
     # --- encode request
 
@@ -88,8 +96,10 @@ class OpenAIAdapter:
         stream = job.mode == "chat" and job.stream
         return Outbound(path=_PATHS[job.mode], body=_encode(out), stream=stream)
 
-    def probe(self, upstream_id: str) -> Outbound:
-        """One token of chat; a reasoning model may answer nothing visible, which is an answer too."""
+    def probe(self, upstream_id: str) -> Outbound | None:
+        """Few tokens of chat; a reasoning model may answer nothing visible: an answer too."""
+        if _DRAWS.search(upstream_id):
+            return None
         if "embed" in upstream_id:
             body: dict[str, Any] = {"model": upstream_id, "input": "Hi"}
             return Outbound(path=_PATHS["embedding"], body=orjson.dumps(body), stream=False)
@@ -166,7 +176,7 @@ def _stand_in(out: dict[str, msgspec.Raw], job: Job) -> None:
 def _chat(out: dict[str, msgspec.Raw], job: Job) -> None:
     quirks = job.quirks.openai
     if "messages" in out:
-        out["messages"] = _messages(out["messages"], job.native)
+        out["messages"] = _messages(_inlined(out["messages"], job), job.native)
     if quirks.store or "store" in out:
         out["store"] = _raw(False)
     _limit(out, job)
@@ -224,6 +234,15 @@ def _has_function_tools(fields: Mapping[str, msgspec.Raw]) -> bool:
 
 
 # --- messages: by value, except for files of the shared account and what SDKs send back
+
+
+def _inlined(raw: msgspec.Raw, job: Job) -> msgspec.Raw:
+    """The messages with what the guard fetched in place of its URL."""
+    if not job.media:
+        return raw
+    messages = _value(raw, "messages")
+    inline(messages, job.media)
+    return msgspec.Raw(dumps(messages))
 
 
 def _messages(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
@@ -313,8 +332,12 @@ def _completion(job: Job, body: bytes) -> Answer:
     usage = read_usage(bytes(reply.usage))
     if not reply.choices and usage is None:
         raise garbage("an empty answer")
+    out = rename(body, reply.model, orjson.dumps(job.slug))
+    raw = bytes(reply.usage)
+    if usage is not None and (public := public_usage(raw)) is not raw:
+        out = edit(out, {"usage": public})
     answer = Answer(
-        body=rename(body, reply.model, orjson.dumps(job.slug)),
+        body=out,
         usage=usage,
         finish_reasons=tuple(choice.finish_reason or "" for choice in reply.choices),
     )

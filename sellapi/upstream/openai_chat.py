@@ -145,8 +145,8 @@ def _number(job: Job, name: str, low: float, high: float) -> float | None:
 def parse_chat(job: Job) -> Chat:
     """Everything a translator needs of a chat body; raises `InvalidRequest` naming the field.
 
-    Refused here because neither translated provider can do it: audio output, web search, custom
-    tools, ``file_id``. Ignored: logit_bias, prediction, store, verbosity, metadata, user
+    Refused here because neither translated provider can do it: audio output, web search,
+    moderation, custom tools, ``file_id``. Ignored: logit_bias, prediction, store, verbosity, metadata, user
     identifiers, unknown keys.
     """
     _refuse_impossible(job)
@@ -187,6 +187,11 @@ def _refuse_impossible(job: Job) -> None:
         raise refuse("This model cannot answer with audio: ask for text only.", "modalities")
     if field_value(job, "audio") is not None:
         raise refuse("This model cannot answer with audio: leave 'audio' out.", "audio")
+    if field_value(job, "moderation") is not None:
+        raise refuse(
+            "This model's answers are not moderated by the provider: leave 'moderation' out.",
+            "moderation",
+        )
     if field_value(job, "web_search_options") is not None:
         raise refuse(
             "This model cannot search the web: leave 'web_search_options' out.",

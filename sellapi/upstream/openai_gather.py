@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sellapi.upstream.adapter import Job
-from sellapi.upstream.openai_reply import dumps, loads
+from sellapi.upstream.openai_reply import dumps, loads, public_usage
 
 __all__ = ["gather", "split_completion"]
 
@@ -33,7 +33,7 @@ def gather(chunks: list[Any], job: Job, usage: bytes) -> bytes:
         if calls:
             choice["message"]["tool_calls"] = [calls[k] for k in sorted(calls)]
     if usage:
-        body["usage"] = loads(usage)
+        body["usage"] = loads(public_usage(usage))
     return dumps(body)
 
 

@@ -13,7 +13,15 @@ import orjson
 
 from sellapi.upstream.adapter import Answer, Job
 from sellapi.upstream.openai_failure import garbage, reported_failure
-from sellapi.upstream.openai_reply import ABSENT, edit, is_null, loads, read_usage, rename
+from sellapi.upstream.openai_reply import (
+    ABSENT,
+    edit,
+    is_null,
+    loads,
+    public_usage,
+    read_usage,
+    rename,
+)
 
 __all__ = ["decode_embeddings", "decode_images", "pack_floats", "unpack_floats"]
 
@@ -69,7 +77,10 @@ def decode_embeddings(job: Job, body: bytes) -> Answer:
         out = rename(body, reply.model, slug)
     else:
         out = edit(body, {"model": slug, "data": _rewritten(reply.data, want_text)})
-    return Answer(body=out, usage=read_usage(bytes(reply.usage)))
+    raw = bytes(reply.usage)
+    if (public := public_usage(raw)) is not raw:
+        out = edit(out, {"usage": public})
+    return Answer(body=out, usage=read_usage(raw))
 
 
 def _rewritten(vectors: list[_Vector], want_text: bool) -> bytes:
@@ -132,6 +143,8 @@ def decode_images(job: Job, body: bytes) -> Answer:
     if not images:
         raise garbage("no image")
     usage = orjson.dumps(reply["usage"]) if isinstance(reply.get("usage"), dict) else b""
+    if (public := public_usage(usage)) is not usage:
+        body = edit(body, {"usage": public})
     if images != found or not isinstance(reply.get("created"), int):
         body = edit(body, {"created": b"%d" % job.created, "data": orjson.dumps(images)})
     return Answer(

@@ -7,6 +7,7 @@ for money and grammar, and the bytes themselves are edited (`rename`, `edit`) wh
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ __all__ = [
     "edit",
     "is_null",
     "loads",
+    "public_usage",
     "read_usage",
     "rename",
 ]
@@ -255,6 +257,23 @@ def edit(data: bytes, put: dict[str, bytes], drop: tuple[str, ...] = ()) -> byte
 
 
 # --- usage
+
+
+_COST = re.compile(rb"cost|byok", re.IGNORECASE)
+
+
+def public_usage(raw: bytes) -> bytes:
+    """``usage`` (JSON) without what the call cost the operator; the same object if it says nothing.
+
+    OpenRouter tells ``cost``, ``cost_details`` and ``is_byok``, xAI ``cost_in_usd_ticks``, DeepInfra
+    ``estimated_cost``: none of it is a customer's business.
+    """
+    if not _COST.search(raw):
+        return raw
+    value = loads(raw)
+    if not isinstance(value, dict):
+        return raw
+    return dumps({k: v for k, v in value.items() if not _COST.search(k.encode("utf-8", "replace"))})
 
 
 def _count(value: Any) -> int | None:

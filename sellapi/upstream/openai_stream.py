@@ -27,6 +27,7 @@ from sellapi.upstream.openai_reply import (
     edit,
     is_null,
     loads,
+    public_usage,
     read_usage,
     rename,
 )
@@ -102,7 +103,7 @@ class OpenAIStream:
 
         The provider's own ``usage`` goes out as it came; ``usage`` stands in when there was none.
         """
-        raw = self._usage_raw if self.usage is not None else orjson.dumps(usage)
+        raw = public_usage(self._usage_raw) if self.usage is not None else orjson.dumps(usage)
         put = {name: orjson.dumps(value) for name, value in extra.items()}
         put |= {"model": self._model, "choices": b"[]", "usage": raw}
         base = self._usage_event or self._last or self._head()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,12 +13,15 @@ from urllib.parse import urlsplit
 from sellapi.domain.catalog import Kind, Provider
 from sellapi.upstream.adapter import Adapter, Outbound
 from sellapi.upstream.client import Call, Engine, EngineOptions
-from sellapi.upstream.guard import is_private_base_url
+from sellapi.upstream.guard import is_private_base_url, is_public, resolve
 
 __all__ = ["Credential", "EngineFactory", "Link", "Registry", "build_adapter"]
 
 SECRET_AGE_S = 5.0
 """A key file or variable is read again after this long, so that a new key needs no restart."""
+NAME_AGE_S = 300.0
+"""How long it is believed where a provider's name leads."""
+NAME_WAIT_S = 3.0
 NATIVE_HOSTS = {"openai": "api.openai.com"}
 
 EngineFactory = Callable[[Provider, EngineOptions], Engine]
@@ -83,9 +87,24 @@ class Link:
     credential: Credential
     base: str
     private: bool
+    """The base URL says so itself (`is_private_base_url`); see `leads_inside`."""
     native: bool
     """The base URL is the maker's own (some refusals hold there only)."""
     _headers: tuple[str | None, dict[str, str]] | None = None
+    _inside: tuple[float, bool] | None = None
+
+    async def leads_inside(self) -> bool:
+        """Whether the base URL leads into a private network, by a look-up of its name too.
+
+        A provider in there must fetch nothing that a stranger names. A name that cannot be looked
+        up counts as private. The answer holds for `NAME_AGE_S`.
+        """
+        if self.private or self.native:
+            return self.private
+        now = time.monotonic()
+        if self._inside is None or now - self._inside[0] > NAME_AGE_S:
+            self._inside = (now, await _resolves_inside(urlsplit(self.base).hostname or ""))
+        return self._inside[1]
 
     @property
     def usable(self) -> bool:
@@ -107,6 +126,15 @@ class Link:
             own = {k: _expand(v) for k, v in self.provider.headers.items()}
             self._headers = (secret, {**self.adapter.headers(secret), **own})
         return self._headers[1]
+
+
+async def _resolves_inside(host: str) -> bool:
+    try:
+        async with asyncio.timeout(NAME_WAIT_S):
+            found = await resolve(host, 443)
+    except (OSError, UnicodeError, TimeoutError):
+        return True
+    return not found or not all(map(is_public, found))
 
 
 def _expand(value: str) -> str:
@@ -154,7 +182,7 @@ class Registry:
             self._engine(provider, options),
             Credential(provider),
             base,
-            private=is_private_base_url(base),
+            private=provider.kind != "demo" and is_private_base_url(base),
             native=urlsplit(base).hostname == NATIVE_HOSTS.get(provider.kind),
         )
 

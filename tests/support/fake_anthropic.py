@@ -113,7 +113,9 @@ def respond(body: dict[str, Any]) -> dict[str, Any]:
         call = {"type": "tool_use", "id": f"toolu_{number}_{index}", "name": name}
         content.append({**call, "input": {"city": "Zürich"} if index == 0 else {}})
     if not wanted:
-        content.append({"type": "text", "text": f"You said: {text}"})
+        schema = body.get("output_config", {}).get("format", {}).get("schema")
+        said = json.dumps(_filled(schema, text)) if schema else f"You said: {text}"
+        content.append({"type": "text", "text": said})
     usage = {"input_tokens": 10, "output_tokens": 7, "cache_creation_input_tokens": 3}
     usage |= {"cache_read_input_tokens": 5}
     return {
@@ -126,6 +128,16 @@ def respond(body: dict[str, Any]) -> dict[str, Any]:
         "stop_sequence": None,
         "usage": usage,
     }
+
+
+def _filled(schema: dict[str, Any], text: str) -> Any:
+    """A value of a simple schema."""
+    kind = schema.get("type")
+    if kind == "object":
+        return {name: _filled(s, text) for name, s in schema["properties"].items()}
+    if kind == "array":
+        return [_filled(schema["items"], text)]
+    return {"integer": 4, "number": 4, "boolean": True}.get(str(kind), text)
 
 
 def _last_text(body: dict[str, Any]) -> str:

@@ -147,6 +147,11 @@ class FakeOpenAI:
         """Answer the next calls to ``path`` in these ways, one each."""
         self._once.setdefault(path, deque()).extend(map(_as_responder, responders))
 
+    def unscript(self) -> None:
+        """Answer like the demo provider again."""
+        self._always.clear()
+        self._once.clear()
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**26)
         return self

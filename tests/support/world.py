@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
+import orjson
 import pytest
 from sanic import Sanic
 
@@ -22,6 +25,7 @@ from tests.support.running import Running, Shopkeeper, running
 
 __all__ = ["CHAT", "OPENAI_KEY", "World", "in_thread", "world"]
 
+_names = itertools.count(1)
 OPENAI_KEY = "sk-proj-FakeOpenAIKey0123456789"
 
 CHAT = {
@@ -69,10 +73,31 @@ class World:
     google: FakeGemini
     shop: Shopkeeper
     key: str
+    http: httpx.AsyncClient
+    account: int = 0
+
+    def newcomer(self, grant: int = 10_000_000) -> World:
+        """The same world as another customer meets it; no script of an earlier one is left."""
+        self.openai.unscript()
+        self.anthropic.script.clear()
+        self.google.script.clear()
+        for seen in (self.openai.requests, self.anthropic.requests, self.anthropic.refusals):
+            seen.clear()
+        self.google.requests.clear()
+        account = self.shop.user(f"{next(_names)}@example.com", tier="pro", grant=grant)
+        return replace(self, key=self.shop.key(account), account=account)
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
         options = {"api_key": self.key, "base_url": self.gateway.url, "max_retries": 0, **options}
         return openai.AsyncOpenAI(**options)
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        """A bare POST below /v1; ``body`` is bytes or JSON."""
+        return await self.http.post(
+            self.gateway.url + path,
+            headers={"authorization": f"Bearer {self.key}", **headers},
+            content=body if isinstance(body, bytes) else orjson.dumps(body),
+        )
 
     def last(self, kind: str) -> Any:
         """The body the provider of a kind received last."""
@@ -97,7 +122,8 @@ async def world(path: Path, **settings: Any) -> AsyncIterator[World]:
             shop = Shopkeeper.open(path / "world.db")
             key = _stock(shop, fake.url, claude.url, google.url)
             async with running(path / "world.db", **settings) as gateway:
-                yield World(gateway, fake, claude, google, shop, key)
+                async with httpx.AsyncClient(verify=False, timeout=30) as http:
+                    yield World(gateway, fake, claude, google, shop, key, http)
                 await gateway.quiet()
                 shop.assert_sound()
 

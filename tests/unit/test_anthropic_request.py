@@ -446,8 +446,10 @@ def test_media_goes_through_our_guard_at_a_private_base_url_only():
         ]
     }
     adapter = AnthropicAdapter()
-    assert adapter.media_urls(job(body)) == ()
-    assert adapter.media_urls(job(body, private_base_url=True)) == (url,)
+    assert adapter.media_urls(job(body)) == {}
+    assert adapter.media_urls(job(body, private_base_url=True)) == {
+        url: "messages[0].content[0].image_url.url"
+    }
     media = {url: Media("image/png", b"png")}
     source = sent(body, private_base_url=True, media=media)["messages"][0]["content"][0]["source"]
     assert base64.b64decode(source["data"]) == b"png"

@@ -15,7 +15,7 @@ from openai.types import CreateEmbeddingResponse, ImagesResponse
 from openai.types.chat import ChatCompletion
 
 from sellapi.domain.usage import Usage
-from sellapi.errors import InvalidRequest, PayloadTooLarge, UpstreamFailed
+from sellapi.errors import InvalidRequest, UpstreamFailed
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.gemini import GeminiAdapter
 from sellapi.upstream.gemini_reply import gemini_usage
@@ -346,7 +346,7 @@ def failure(status, error, headers=None):
         (403, UpstreamFailed, True, True),
         (404, UpstreamFailed, True, False),
         (409, UpstreamFailed, True, False),
-        (413, PayloadTooLarge, False, False),
+        (413, InvalidRequest, False, False),
         (429, UpstreamFailed, True, False),
         (499, UpstreamFailed, True, False),
         (500, UpstreamFailed, True, False),
@@ -407,7 +407,7 @@ def test_a_prompt_that_is_too_long_has_openais_code():
 
 @pytest.mark.parametrize(
     "delay, headers, expected",
-    [("30s", {}, "30"), ("1.5s", {}, "2"), (None, {"retry-after": "7"}, "7"), ("x", {}, None)],
+    [("30s", {}, "30"), ("1.5s", {}, "2"), (None, {"retry-after": "7"}, "7"), ("x", {}, "30")],
 )
 def test_a_rate_limit_tells_when_to_come_back(delay, headers, expected):
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}

@@ -250,7 +250,7 @@ def test_image_urls_are_listed_for_the_guard_and_inlined_from_what_it_fetched():
     message = {"role": "user", "content": [image(url), image(url)]}
     adapter = GeminiAdapter()
     job = gemini_job({"messages": [message]})
-    assert adapter.media_urls(job) == (url,)
+    assert adapter.media_urls(job) == {url: "messages[0].content[0].image_url.url"}
     job.media = {url: Media("image/jpg", b"hi")}
     sent = orjson.loads(adapter.encode(job).body)
     inline = {"inlineData": {"mimeType": "image/jpeg", "data": "aGk="}}
@@ -269,7 +269,7 @@ def test_a_url_the_guard_did_not_fetch_is_refused():
 )
 def test_what_needs_no_fetching_is_not_listed_for_the_guard(content):
     job = gemini_job({"messages": [{"role": "user", "content": content}]})
-    assert GeminiAdapter().media_urls(job) == ()
+    assert GeminiAdapter().media_urls(job) == {}
 
 
 def test_a_gs_image_is_passed_as_file_data():
@@ -697,11 +697,12 @@ def test_what_cannot_be_done_is_refused_by_name(body, param):
     assert refused(body) == param
 
 
-def test_the_probe_asks_for_one_token_one_vector_or_one_image():
+def test_the_probe_asks_for_one_token_or_one_vector_and_never_for_a_drawing():
     adapter = GeminiAdapter()
     probe = adapter.probe(NEW)
     assert probe.path.endswith(f"{NEW}:generateContent")
     check_generate(NEW, orjson.loads(probe.body))
     assert orjson.loads(probe.body)["generationConfig"] == {"maxOutputTokens": 1}
     assert adapter.probe("gemini-embedding-001").path.endswith(":batchEmbedContents")
-    assert adapter.probe("imagen-4.0-generate-001").path.endswith(":predict")
+    assert adapter.probe("imagen-4.0-generate-001") is None
+    assert adapter.probe("gemini-3.1-flash-image") is None
