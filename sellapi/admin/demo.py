@@ -45,16 +45,15 @@ def _route_to_demo(admin: Admin) -> None:
             act.nothing_done()
             return
         now = admin.desk.now()
-        act.tx.execute("UPDATE providers SET enabled = 0")
-        provider = catalog.insert(
+        catalog.disable_providers(act.tx)
+        provider = catalog.add_provider(
             act.tx,
-            "providers",
             {"name": "demo", "kind": "demo", "base_url": DEMO_URL, "created_at": now},
         )
         for slug in DEMO_SLUGS:
             row = catalog.model(act.tx, slug)
             assert row is not None, f"the default catalog has no {slug}"
-            act.tx.execute("DELETE FROM routes WHERE model_id = ?", (row["id"],))
+            catalog.remove_routes(act.tx, row["id"])
             route = {"model_id": row["id"], "provider_id": provider}
-            catalog.insert(act.tx, "routes", {**route, "upstream_id": slug.partition("/")[2]})
+            catalog.add_route(act.tx, {**route, "upstream_id": slug.partition("/")[2]})
         act.say("shop", after={"demo": list(DEMO_SLUGS)})

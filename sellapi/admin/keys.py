@@ -148,7 +148,7 @@ class Keys(Noun):
             values = self._columns(act.tx, name, expires, models, limit, ips)
             if not values:
                 raise UsageError("say what to set: --name, --expires, --models, --limit or --ips")
-            accounts.set_columns(act.tx, "keys", key_id, values)
+            accounts.change_key(act.tx, key_id, values)
             act.say(f"key:{key_id}", before={n: row[n] for n in values}, after=values)
             return key_view(_find(act.tx, key_id), self.desk.now())
 
@@ -160,7 +160,7 @@ class Keys(Noun):
                 act.nothing_done()
                 return key_view(row, self.desk.now())
             values = {"status": "revoked", "revoked_at": self.desk.now()}
-            accounts.set_columns(act.tx, "keys", key_id, values)
+            accounts.change_key(act.tx, key_id, values)
             act.say(f"key:{key_id}", before={"status": row["status"]}, after=values)
             return key_view(_find(act.tx, key_id), self.desk.now())
 

@@ -17,7 +17,7 @@ from sellapi.domain.catalog import MODES, TIERS
 from sellapi.domain.credits import parse_usd
 from sellapi.domain.pricing import Prices
 from sellapi.errors import Refused, UsageError
-from sellapi.storage import accounts, catalog
+from sellapi.storage import catalog
 from sellapi.storage.database import Tx
 
 __all__ = ["PRICE_WORDS", "Models", "parse_prices", "price_view"]
@@ -293,7 +293,7 @@ class Models(Noun):
                 "enabled": int(stated.stated),
                 **values,
             }
-            model_id = catalog.insert(act.tx, "models", {**row, "created_at": self.desk.now()})
+            model_id = catalog.add_model(act.tx, {**row, "created_at": self.desk.now()})
             self._add_price(act, model_id, stated, None)
             if provider is not None:
                 self._add_route(act, model_id, provider, upstream or slug.rpartition("/")[2])
@@ -322,9 +322,8 @@ class Models(Noun):
         if not upstream or len(upstream) > 200 or clean(upstream) != upstream:
             raise UsageError("--upstream wants the id the provider knows the model by")
         try:
-            catalog.insert(
+            catalog.add_route(
                 act.tx,
-                "routes",
                 {
                     "model_id": model_id,
                     "provider_id": row["id"],
@@ -374,7 +373,7 @@ class Models(Noun):
             row = find_model(act.tx, slug)
             before: dict[str, Any] = {n: row[n] for n in values}
             after: dict[str, Any] = dict(values)
-            accounts.set_columns(act.tx, "models", row["id"], values)
+            catalog.change_model(act.tx, row["id"], values)
             if words or images:
                 old = catalog.prices_at(act.tx, row["id"], at or self.desk.now())
                 new = parse_prices(old, words, images)
@@ -427,7 +426,7 @@ class Models(Noun):
                 )
             if bool(row["enabled"]) == on:
                 act.nothing_done()
-            accounts.set_columns(act.tx, "models", row["id"], {"enabled": int(on)})
+            catalog.change_model(act.tx, row["id"], {"enabled": int(on)})
             act.say(f"model:{slug}", before={"enabled": row["enabled"]}, after={"enabled": int(on)})
             return self._views(act.tx, [find_model(act.tx, slug)])[0]
 

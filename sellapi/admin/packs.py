@@ -71,7 +71,7 @@ class Packs(Noun):
             if row["status"] == "retired":
                 act.nothing_done()
                 return _pack_view(row)
-            accounts.set_columns(act.tx, "packs", row["id"], {"status": "retired"})
+            catalog.retire_pack(act.tx, row["id"])
             act.say(f"pack:{slug}", before={"status": "active"}, after={"status": "retired"})
             return _pack_view(_find(act.tx, slug))
 
@@ -117,7 +117,7 @@ class Packs(Noun):
                 reason=f"pack {pack['slug']}",
             )
             if account["tier"] != "pro":
-                accounts.set_columns(act.tx, "accounts", account["id"], {"tier": "pro"})
+                accounts.change_account(act.tx, account["id"], {"tier": "pro"})
             sale = _sale(act.tx, entry.id, repeated=False)
             act.say(
                 f"user:{account['id']}",

@@ -15,7 +15,7 @@ from sellapi.admin.words import clean
 from sellapi.domain.catalog import KINDS
 from sellapi.domain.catalog import Provider as DomainProvider
 from sellapi.errors import Refused, UsageError
-from sellapi.storage import accounts, catalog, instances
+from sellapi.storage import catalog, instances
 from sellapi.storage.database import Tx
 
 __all__ = ["DEFAULT_BASE_URLS", "Probe", "Providers", "provider_rows"]
@@ -248,7 +248,7 @@ class Providers(Noun):
             if catalog.provider(act.tx, name):
                 raise Refused(f"there is a provider {name} already: `sellapi providers set`")
             values = {"name": name, "kind": kind, "created_at": self.desk.now(), **values}
-            catalog.insert(act.tx, "providers", values)
+            catalog.add_provider(act.tx, values)
             act.say(f"provider:{name}", after=values)
             return provider_view(_find(act.tx, name), self.desk.env, hints=hints)
 
@@ -320,7 +320,7 @@ class Providers(Noun):
                 values["enabled"] = int(enabled)
             if not values:
                 raise UsageError("say what to set: --base-url, --api-key-env, …")
-            accounts.set_columns(act.tx, "providers", row["id"], values)
+            catalog.change_provider(act.tx, row["id"], values)
             act.say(f"provider:{row['name']}", before={n: row[n] for n in values}, after=values)
             return provider_view(_find(act.tx, row["name"]), self.desk.env, hints=hints)
 

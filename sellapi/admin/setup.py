@@ -59,9 +59,8 @@ def fill(noun: Noun) -> bool:
         for slug, amount, price in default.PACKS:
             catalog.add_pack(act.tx, slug, parse_credits(amount), parse_usd(price), now)
         providers = {
-            name: catalog.insert(
+            name: catalog.add_provider(
                 act.tx,
-                "providers",
                 {
                     "name": name,
                     "kind": kind,
@@ -81,9 +80,8 @@ def fill(noun: Noun) -> bool:
 def _add_model(
     act: Act, model: default.DefaultModel, provider_id: int, actor: str, now: int
 ) -> None:
-    model_id = catalog.insert(
+    model_id = catalog.add_model(
         act.tx,
-        "models",
         {
             "slug": model.slug,
             "name": model.name,
@@ -101,9 +99,8 @@ def _add_model(
         later = parse_prices(prices, model.later[1], ())
         catalog.add_price(act.tx, model_id, later, parse_day(model.later[0]), actor, now)
     cost = prices if model.cost is None else parse_prices(Prices(), model.cost, ())
-    catalog.insert(
+    catalog.add_route(
         act.tx,
-        "routes",
         {
             "model_id": model_id,
             "provider_id": provider_id,

@@ -107,7 +107,7 @@ class Users(Noun):
                 after=after,
                 limit=limit + 1,
             )
-        column = accounts.SORTS[sort].removeprefix("a.")
+        column = accounts.SORTS[sort].name
         more = len(rows) > limit
         rows = rows[:limit]
         following = (rows[-1][column], rows[-1]["id"]) if more else None
@@ -164,7 +164,7 @@ class Users(Noun):
             other = accounts.account(act.tx, values["email"]) if "email" in values else None
             if other and other["id"] != row["id"]:
                 raise Refused(f"{values['email']} belongs to another user")
-            accounts.set_columns(act.tx, "accounts", row["id"], values)
+            accounts.change_account(act.tx, row["id"], values)
             act.say(
                 f"user:{row['id']}",
                 before={n: _private(n, row[n]) for n in values},
@@ -178,8 +178,8 @@ class Users(Noun):
         """
         with self.act("users.suspend") as act:
             row = _living(find_account(act.tx, who))
-            accounts.set_columns(
-                act.tx, "accounts", row["id"], {"status": "suspended", "stop_running": int(now)}
+            accounts.change_account(
+                act.tx, row["id"], {"status": "suspended", "stop_running": int(now)}
             )
             act.say(
                 f"user:{row['id']}",
@@ -192,9 +192,7 @@ class Users(Noun):
         """Lift a suspension."""
         with self.act("users.resume") as act:
             row = _living(find_account(act.tx, who))
-            accounts.set_columns(
-                act.tx, "accounts", row["id"], {"status": "active", "stop_running": 0}
-            )
+            accounts.change_account(act.tx, row["id"], {"status": "active", "stop_running": 0})
             act.say(
                 f"user:{row['id']}", before={"status": row["status"]}, after={"status": "active"}
             )
@@ -205,9 +203,8 @@ class Users(Noun):
         with self.act("users.delete") as act:
             row = _living(find_account(act.tx, who))
             accounts.forget_keys(act.tx, row["id"], self.desk.now())
-            accounts.set_columns(
+            accounts.change_account(
                 act.tx,
-                "accounts",
                 row["id"],
                 {"status": "deleted", "email": f"deleted-{row['id']}@invalid", "name": ""},
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sellapi.storage.database import Tx
+from sellapi.storage.tables import Audit, narrowed
 
 __all__ = ["page", "record"]
 
@@ -21,11 +22,8 @@ def record(
     after: str | None,
 ) -> None:
     """Append a row; ``before`` and ``after`` are JSON texts."""
-    tx.execute(
-        "INSERT INTO audit (at_ms, actor, via, act, target, before, after) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (at_ms, actor, via, act, target, before, after),
-    )
+    who, what = {"at_ms": at_ms, "actor": actor, "via": via}, {"act": act, "target": target}
+    tx.insert(Audit, {**who, **what, "before": before, "after": after})
 
 
 def page(
@@ -39,18 +37,12 @@ def page(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Rows newest first; ``act`` is a prefix (``keys`` finds ``keys.create``)."""
-    where, params = ["1 = 1"], []  # type: list[str], list[Any]
-    for clause, value in (
-        ("id < ?", before_id),
-        ("at_ms >= ?", since_ms),
-        ("actor = ?", actor),
-        ("target = ?", target),
-        ("act LIKE ? || '%'", act),
-    ):
-        if value is not None:
-            where.append(clause)
-            params.append(value)
-    return tx.rows(
-        f"SELECT * FROM audit WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?",
-        (*params, limit),
+    query = narrowed(
+        Audit.select(),
+        (before_id, Audit.id < before_id),
+        (since_ms, Audit.at_ms >= since_ms),
+        (actor, Audit.actor == actor),
+        (target, Audit.target == target),
+        (act, Audit.act.startswith(act or "")),
     )
+    return tx.rows(query.order_by(Audit.id.desc()).limit(limit))

@@ -1,7 +1,8 @@
 """Opening the database, transactions on it, and what its troubles mean.
 
 The only module that knows the SQL dialect: connection settings, how a transaction begins, which
-driver error is which trouble. Statements elsewhere in `storage` are plain portable SQL with ``?``.
+driver error is which trouble. Statements elsewhere in `storage` are peewee queries on `tables`, or
+plain portable SQL with ``?`` where each says why: on the request path, and where an index wants it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ def explain_trouble(error: BaseException) -> DatabaseUnavailable:
     return DatabaseUnavailable(f"the database {words or f'refused: {driver or error}'}")
 
 
+Statement = str | peewee.Query
+_DIALECT = peewee.SqliteDatabase(None)
+"""Never opened: it writes queries down in this database's SQL."""
+
+
 class Tx:
     """Statements on one connection, inside a transaction or a read."""
 
@@ -116,24 +122,42 @@ class Tx:
             self._catalog_version = self.execute("SELECT version FROM catalog_state").fetchone()[0]
         return self._catalog_version
 
-    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    def run(self, statement: Statement, params: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run plain SQL, or a query built from `tables`, on this connection."""
+        if isinstance(statement, str):
+            return self.execute(statement, params)
+        sql, bound = _DIALECT.get_sql_context().parse(statement)  # type: ignore[no-untyped-call]
+        return self.execute(sql, bound)
+
+    def rows(self, statement: Statement, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """All rows as dicts."""
-        cursor = self.execute(sql, params)
+        cursor = self.run(statement, params)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
-    def one(self, sql: str, params: Sequence[Any] = ()) -> dict[str, Any] | None:
+    def one(self, statement: Statement, params: Sequence[Any] = ()) -> dict[str, Any] | None:
         """The first row as a dict, or None."""
-        cursor = self.execute(sql, params)
+        cursor = self.run(statement, params)
         row = cursor.fetchone()
         if row is None:
             return None
         return dict(zip((c[0] for c in cursor.description), row, strict=True))
 
-    def value(self, sql: str, params: Sequence[Any] = ()) -> Any:
+    def value(self, statement: Statement, params: Sequence[Any] = ()) -> Any:
         """The first column of the first row, or None."""
-        row = self.execute(sql, params).fetchone()
+        row = self.run(statement, params).fetchone()
         return None if row is None else row[0]
+
+    def insert(self, table: type[peewee.Model], values: Mapping[str, Any]) -> int:
+        """Insert a row of named columns; returns its row id."""
+        inserted = self.run(table.insert(dict(values))).lastrowid
+        assert inserted is not None
+        return inserted
+
+    def update(self, table: type[peewee.Model], key: Any, values: Mapping[str, Any]) -> None:
+        """Update named columns of the row with a primary key; no values change nothing."""
+        if values:
+            self.run(table.update(dict(values)).where(table._meta.primary_key == key))  # noqa: SLF001 - peewee's documented metadata
 
 
 def check_schema(tx: Tx) -> None:

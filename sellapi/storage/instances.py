@@ -11,6 +11,7 @@ from typing import Any
 
 from sellapi.storage.database import Tx
 from sellapi.storage.journal import lock_path
+from sellapi.storage.tables import Instance
 
 __all__ = ["all_instances", "is_alive", "served_providers"]
 
@@ -36,7 +37,7 @@ def is_alive(database: Path, instance_id: str) -> bool:
 
 def all_instances(tx: Tx, database: Path) -> list[dict[str, Any]]:
     """Instance rows with ``alive`` and the decoded ``status``."""
-    found = tx.rows("SELECT * FROM instances ORDER BY started_at, id")
+    found = tx.rows(Instance.select().order_by(Instance.started_at, Instance.id))
     for row in found:
         row["alive"] = is_alive(database, row["id"])
         try:

@@ -1,69 +1,75 @@
-"""Sums for screens and reports, from rolled-up or indexed rows only."""
+"""Sums for screens and reports, from rolled-up or indexed rows only.
+
+Figures that a partial index answers are plain SQL: the index wants its condition as a literal, and
+peewee binds what it compares.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from peewee import SQL, Value, fn
+
 from sellapi.storage.database import Tx
+from sellapi.storage.tables import Account, Daily, Entry, Minute, Rejection, Request, narrowed
 
 __all__ = ["account_since", "daily", "minutes", "requests_page", "standing", "top"]
 
-_SUMS = """
-coalesce(sum(d.requests), 0) AS requests, coalesce(sum(d.voided), 0) AS voided,
-coalesce(sum(d.input_tokens), 0) AS input_tokens, coalesce(sum(d.output_tokens), 0) AS output_tokens,
-coalesce(sum(d.images), 0) AS images, coalesce(sum(d.charged), 0) AS charged,
-coalesce(sum(d.cost), 0) AS cost, coalesce(sum(d.loss), 0) AS loss
-"""
+_DAY = fn.DATE(Daily.day * 86_400, "unixepoch")
 GROUPS = {
-    "model": "d.model",
-    "user": "a.email",
-    "key": "'key ' || d.key_id || ' of ' || a.email",
-    "day": "date(d.day * 86400, 'unixepoch')",
+    "model": (Daily.model, Daily.model),
+    "user": (Daily.account, Account.email),
+    "key": (Daily.key_id, fn.PRINTF("key %d of %s", Daily.key_id, Account.email)),
+    "day": (Daily.day, _DAY),
 }
+"""What rows are summed by, and what the sums are called."""
+
+
+def _total(column: Any) -> Any:
+    return fn.COALESCE(fn.SUM(column), 0).alias(column.name)
+
+
+def _sums(name: Any, since_day: int) -> Any:
+    """Daily sums since a UTC day, of all rows until they are grouped."""
+    columns = (
+        *(Daily.requests, Daily.voided, Daily.input_tokens, Daily.output_tokens),
+        *(Daily.images, Daily.charged, Daily.cost, Daily.loss),
+    )
+    sums = Daily.select(name.alias("name"), *(_total(column) for column in columns))
+    return sums.where(Daily.day >= since_day)
 
 
 def daily(tx: Tx, since_day: int, by: str, *, limit: int | None = None) -> list[dict[str, Any]]:
     """Sums by group since a UTC day, the dearest first (days in order)."""
-    group = {"model": "d.model", "user": "d.account_id", "key": "d.key_id", "day": "d.day"}[by]
-    order = "d.day" if by == "day" else "charged DESC, requests DESC, name"
-    return tx.rows(
-        f"SELECT {GROUPS[by]} AS name, {_SUMS} FROM daily d "
-        "JOIN accounts a ON a.id = d.account_id "
-        f"WHERE d.day >= ? GROUP BY {group} ORDER BY {order} LIMIT ?",
-        (since_day, -1 if limit is None else limit),
-    )
+    group, name = GROUPS[by]
+    query = _sums(name, since_day).join(Account).group_by(group).limit(limit)
+    if by == "day":
+        return tx.rows(query.order_by(Daily.day))
+    return tx.rows(query.order_by(SQL("charged DESC, requests DESC, name")))
 
 
 def daily_total(tx: Tx, since_day: int) -> dict[str, Any]:
-    row = tx.one(f"SELECT 'total' AS name, {_SUMS} FROM daily d WHERE d.day >= ?", (since_day,))
+    row = tx.one(_sums(Value("total"), since_day))
     assert row is not None
     return row
 
 
 def account_since(tx: Tx, account_id: int, since_day: int) -> tuple[int, int]:
     """``(charged, requests)`` of an account since a UTC day."""
-    row = tx.execute(
-        "SELECT coalesce(sum(charged), 0), coalesce(sum(requests), 0) FROM daily "
-        "WHERE account_id = ? AND day >= ?",
-        (account_id, since_day),
-    ).fetchone()
-    return row[0], row[1]
+    row = tx.one(_sums(Value("total"), since_day).where(Daily.account == account_id))
+    assert row is not None
+    return row["charged"], row["requests"]
 
 
 def account_days(tx: Tx, account_id: int, since_day: int) -> list[dict[str, Any]]:
     """An account's sums by day."""
-    return tx.rows(
-        f"SELECT {GROUPS['day']} AS name, {_SUMS} FROM daily d "
-        "WHERE d.account_id = ? AND d.day >= ? GROUP BY d.day ORDER BY d.day",
-        (account_id, since_day),
-    )
+    mine = _sums(_DAY, since_day).where(Daily.account == account_id)
+    return tx.rows(mine.group_by(Daily.day).order_by(Daily.day))
 
 
 def last_request_ms(tx: Tx, account_id: int) -> int | None:
-    value = tx.value(
-        "SELECT created_ms FROM requests WHERE account_id = ? ORDER BY id DESC LIMIT 1",
-        (account_id,),
-    )
+    mine = Request.select(Request.created_ms).where(Request.account == account_id)
+    value = tx.value(mine.order_by(Request.id.desc()).limit(1))
     return None if value is None else int(value)
 
 
@@ -81,11 +87,9 @@ def acts_since(tx: Tx, since_ms: int) -> dict[str, tuple[int, int]]:
 
 def standing(tx: Tx) -> dict[str, int]:
     """What all accounts have, hold and owe; open holds; living users."""
-    row = tx.one(
-        "SELECT coalesce(sum(balance), 0) AS balance, coalesce(sum(held), 0) AS held, "
-        "coalesce(sum(owed), 0) AS owed, coalesce(sum(status <> 'deleted'), 0) AS users "
-        "FROM accounts"
-    )
+    living = fn.COALESCE(fn.SUM(Account.status != "deleted"), 0).alias("users")
+    totals = (_total(Account.balance), _total(Account.held), _total(Account.owed))
+    row = tx.one(Account.select(*totals, living))
     assert row is not None
     return {**row, "open_holds": open_holds(tx)}
 
@@ -96,13 +100,8 @@ def open_holds(tx: Tx) -> int:
 
 def newest_entry_ms(tx: Tx) -> int:
     """The latest time among the newest entries; 0 when there are none."""
-    return int(
-        tx.value(
-            "SELECT max(created_ms) FROM "
-            "(SELECT created_ms FROM entries ORDER BY id DESC LIMIT 100) AS newest"
-        )
-        or 0
-    )
+    newest = Entry.select(Entry.created_ms).order_by(Entry.id.desc()).limit(100)
+    return max((row["created_ms"] for row in tx.rows(newest)), default=0)
 
 
 def holds_by_instance(tx: Tx) -> dict[str, int]:
@@ -132,22 +131,21 @@ def top(tx: Tx, day: int, by: str, limit: int) -> list[dict[str, Any]]:
 
 def minutes(tx: Tx, since_minute: int) -> tuple[list[dict[str, Any]], dict[int, dict[str, int]]]:
     """``(rows by minute, rejections by minute and kind)`` since a minute (unix time / 60)."""
-    rows = tx.rows("SELECT * FROM minutes WHERE minute >= ? ORDER BY minute", (since_minute,))
+    rows = tx.rows(Minute.select().where(Minute.minute >= since_minute).order_by(Minute.minute))
     rejected: dict[int, dict[str, int]] = {}
-    for minute, kind, count in tx.execute(
-        "SELECT minute, kind, count FROM rejections WHERE minute >= ?", (since_minute,)
-    ):
-        rejected.setdefault(minute, {})[kind] = count
+    for row in tx.rows(Rejection.select().where(Rejection.minute >= since_minute)):
+        rejected.setdefault(row["minute"], {})[row["kind"]] = row["count"]
     return rows, rejected
 
 
 # -- requests ----------------------------------------------------------------------------------
 
-_REQUEST = """
-SELECT r.*, a.email, EXISTS (SELECT 1 FROM entries e WHERE e.request_id = r.request_id
-    AND e.kind = 'charge_refund') AS refunded
-FROM requests r JOIN accounts a ON a.id = r.account_id
-"""
+
+def _requests() -> Any:
+    refund = Entry.select(SQL("1")).where(
+        (Entry.request_id == Request.request_id) & (Entry.kind == "charge_refund")
+    )
+    return Request.select(Request, Account.email, fn.EXISTS(refund).alias("refunded")).join(Account)
 
 
 def requests_page(
@@ -162,28 +160,22 @@ def requests_page(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Requests newest first; oldest first when ``after`` is given."""
-    where, params = ["1 = 1"], []  # type: list[str], list[Any]
-    if undelivered:
-        where.append("r.delivery = 2")
-    for clause, value in (
-        ("r.account_id = ?", account_id),
-        ("r.model = ?", model),
-        ("r.state = ?", state),
-        ("r.id < ?", before),
-        ("r.id > ?", after),
-    ):
-        if value is not None:
-            where.append(clause)
-            params.append(value)
-    order = "ASC" if after is not None else "DESC"
-    return tx.rows(
-        f"{_REQUEST} WHERE {' AND '.join(where)} ORDER BY r.id {order} LIMIT ?", (*params, limit)
+    query = narrowed(
+        _requests(),
+        (undelivered or None, Request.delivery == SQL("2")),  # a literal, for its partial index
+        (account_id, Request.account == account_id),
+        (model, Request.model == model),
+        (state, Request.state == state),
+        (before, Request.id < before),
+        (after, Request.id > after),
     )
+    order = Request.id if after is not None else Request.id.desc()
+    return tx.rows(query.order_by(order).limit(limit))
 
 
 def request(tx: Tx, request_id: str) -> dict[str, Any] | None:
-    return tx.one(f"{_REQUEST} WHERE r.request_id = ?", (request_id,))
+    return tx.one(_requests().where(Request.request_id == request_id))
 
 
 def last_request_id(tx: Tx) -> int:
-    return int(tx.value("SELECT max(id) FROM requests") or 0)
+    return int(tx.value(Request.select(fn.MAX(Request.id))) or 0)
