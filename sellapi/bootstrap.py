@@ -135,14 +135,18 @@ class Services:
     # -- beside requests -----------------------------------------------------------------------------
 
     async def _report_status(self) -> None:
+        told = ""
         while True:
             await asyncio.sleep(STATUS_EVERY_S)
             try:
                 await self._cancel_suspended()
                 status = self.status(await self.shop.catalog())
                 await self.writer.submit(self.stats.take_flush(self.instance.id, status))
+                told = ""
             except Exception as error:
-                log.warning("the status row was not written: %s", error)
+                if str(error) != told:  # once, not once a second
+                    log.warning("the status row is not written: %s", error)
+                told = str(error)
 
     async def _cancel_suspended(self) -> None:
         """End the running requests of accounts suspended with ``--now`` (they settle)."""

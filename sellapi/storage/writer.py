@@ -171,8 +171,11 @@ class Writer:
                     if batch:
                         self._commit(tx, batch)
                     continue
-            # Still in trouble: what came later stays behind what came first.
-            self._fail_or_keep(self._take(), self._trouble or DatabaseUnavailable("unavailable"))
+            # Still in trouble: what came later stays behind what came first, and whoever waited
+            # long enough is told.
+            waited, self._retry = self._retry, []
+            trouble = self._trouble or DatabaseUnavailable("the database is not available")
+            self._fail_or_keep(waited + self._take(), trouble)
             if self._stopping and self._given_up():
                 break
             time.sleep(_PAUSE_S)
