@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
 export PYTHON
 
-.PHONY: help run test test-deps lint format zipapp example lock clean
+.PHONY: help run test test-deps lint format zipapp example chaos abuse lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ zipapp: $(VENV)/.dev ## Build dist/sellapi.pyz, the one file to copy to a server
 
 example: $(VENV)/.runtime ## Write sellapi.db.example anew (after a change of schema or catalog)
 	@$(PY) cli.py db example sellapi.db.example
+
+chaos: $(VENV)/.dev ## Kill, lock, fill and break a real server under load; count every microcredit (ARGS=--rounds 8)
+	@exec $(PY) -m bench.chaos $(ARGS)
+
+abuse: $(VENV)/.dev ## Measure a good client beside every kind of attack
+	@exec $(PY) -m bench.abuse $(ARGS)
 
 lock: $(VENV)/.dev ## Resolve pyproject.toml and tests/node again into their locks (ARGS=--upgrade for newer ones)
 	@tools/lock.sh $(ARGS)

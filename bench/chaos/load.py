@@ -31,6 +31,7 @@ for _same in (FAILOVER, DEAD):
 
 STAGES = ("connected", "half a head", "half a body", "asked", "first bytes", "mid-stream", "stuck")
 PATIENCE_S = 12.0
+RUDE_S = 3.0
 
 
 def price(model: str, order: dict[str, Any]) -> int:
@@ -186,7 +187,7 @@ class Load:
         reader, writer = await asyncio.open_connection(target.hostname, target.port)
         self.seen[f"left: {stage}"] += 1
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(RUDE_S):
                 await self._leave(stage, target.path + path, body, reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass

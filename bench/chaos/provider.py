@@ -163,7 +163,7 @@ async def stream(order: dict[str, Any], body: dict[str, Any], writer: asyncio.St
                 reset(writer)
             if fault in ("reset_after", "truncate"):
                 raise Stop
-        await send(event({"content": "word "}))
+        await send(event({"content": "word " * order.get("w", 1)}))
     await send(event({}, "stop"))
     if fault != "no_usage" and (body.get("stream_options") or {}).get("include_usage"):
         await send(event(None, usage=usage(order)))
