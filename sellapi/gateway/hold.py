@@ -292,14 +292,13 @@ class Hold:
         left = not isinstance(error, Exception)  # CancelledError, GeneratorExit, shutdown
         if self.forwarded or (left and self.sent):
             usage = self._partial_usage(hidden=left)
-            why = "the client left" if left else str(error)
-            self.settle(usage, finish=None, error=why[:300])
+            self.settle(usage, finish=None, error="the client left" if left else _why(error))
             return
         if left:
             self.void(499, "the client left before the request was sent")
         else:
             told = error.error if isinstance(error, UpstreamFailure) else error
-            self.void(told.status if isinstance(told, ApiError) else 500, str(error)[:300])
+            self.void(told.status if isinstance(told, ApiError) else 500, _why(error))
 
     # -- estimates ---------------------------------------------------------------------------------
 
@@ -363,6 +362,22 @@ class Hold:
             latency_ms=int((time.monotonic() - self.started) * 1000),
             error=error,
         )
+
+
+def _why(error: BaseException | None) -> str:
+    """What a request's row says of its failure, without words that may repeat the prompt.
+
+    Those of a 400 do: a provider quotes what it refuses.
+    """
+    told = error.error if isinstance(error, UpstreamFailure) else error
+    if not isinstance(told, ApiError):
+        return type(error).__name__
+    said = told.message
+    if told.status < 500:
+        about = f" ({told.param})" if told.param else ""
+        said = f"{told.code}{about}"
+    reason = f"{error.reason}: " if isinstance(error, UpstreamFailure) else ""
+    return (reason + said)[:300]
 
 
 @dataclass(slots=True)
