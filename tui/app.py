@@ -218,6 +218,13 @@ class SellapiApp(App[None]):
         """Show a key's secret once."""
         await self.push_screen_wait(SecretOnce(title, key))
 
+    def tell(self, words: str, *, bad: bool = False) -> None:
+        """A toast."""
+        if bad:
+            self.notify(plain(words), severity="error", timeout=12, markup=False)
+        else:
+            self.notify(plain(words), markup=False)
+
     def done(self, words: str) -> None:
         """Tell it, and look again."""
         self.notify(plain(words), markup=False)

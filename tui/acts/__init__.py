@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from tui.acts import money, people
+from tui.acts import catalog, importing, money, people, upkeep
 from tui.acts.act import Act
 
 __all__ = ["ACTS", "BY_NAME"]
 
-ACTS: tuple[Act, ...] = (*people.ACTS, *money.ACTS)
+ACTS: tuple[Act, ...] = (
+    *people.ACTS,
+    *money.ACTS,
+    *catalog.ACTS,
+    *importing.ACTS,
+    *upkeep.ACTS,
+)
 BY_NAME = {act.name: act for act in ACTS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -27,6 +27,8 @@ class Context:
     tier: str = ""
     request: str = ""
     entry: int | None = None
+    filters: Mapping[str, str] = field(default_factory=dict)
+    """What a browsed list is filtered by, as its admin method takes it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ class Stage(Protocol):
 
     async def show_secret(self, title: str, key: Any) -> None:
         """Show a new key, this once."""
+
+    def tell(self, words: str, *, bad: bool = False) -> None:
+        """A toast."""
 
     def done(self, words: str) -> None:
         """Tell that an act was done, and let the screens look again."""

@@ -243,5 +243,6 @@ def _diff(lines: list[Line], theme: Any) -> Text:
         if line.old is not None:
             text.append(plain(line.old) or "none", style=f"strike {theme.error or 'red'}")
             text.append(" → ", style="dim")
-        text.append(plain(line.new) or "none", style=f"bold {theme.success or 'green'}")
+        colour = theme.success or "green" if line.old is not None else ""
+        text.append(plain(line.new) or "none", style=f"bold {colour}")
     return text

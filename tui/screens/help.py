@@ -36,12 +36,13 @@ class Help(ModalScreen[None]):
 
     def __init__(self, asked_on: Screen[Any]) -> None:
         super().__init__()
-        self._keys = [
-            (asked_on.app.get_key_display(b.binding), b.binding.description)
+        shown = {
+            b.binding.action: b.binding
             for b in asked_on.active_bindings.values()
             if b.binding.show and b.binding.description
-        ]
-        self._about = (type(asked_on).__doc__ or "").strip().split("\n\n")[0]
+        }
+        self._keys = [(asked_on.app.get_key_display(b), b.description) for b in shown.values()]
+        self._about = " ".join((type(asked_on).__doc__ or "").split())
 
     def compose(self) -> ComposeResult:
         theme = self.app.current_theme

@@ -76,13 +76,14 @@ TAIL_COLUMNS = (
     Column("Provider", lambda r: Cell(r.provider or NONE, "dim"), 10, wide=120),
     Column("Outcome", _outcome, 10, flex=1),
 )
-TOP_COLUMNS = (
-    Column("", lambda t: t.name, 16, flex=1, end=True),
+_TOP = (
     Column("Requests", lambda t: compact(t.requests), 8, right=True),
     Column("Credits", lambda t: amount(t.charged), 14, right=True),
     Column("Margin", lambda t: Cell(worth(t.margin), "bad" if t.margin < 0 else "good"), 9,
            right=True, wide=56),
 )  # fmt: skip
+TOP_USERS = (Column("User", lambda t: t.name, 16, flex=1), *_TOP)
+TOP_MODELS = (Column("Model", lambda t: t.name, 16, flex=1, end=True), *_TOP)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Now(Page):
         Binding("h", "span", "Hour/day"),
         Binding("u", "user", "User"),
         Binding("f", "app.act('credits.refund')", "Refund"),
-        Binding("d", "app.open_page('doctor', '')", "Doctor", show=False),
+        Binding("d", "app.act('doctor')", "Doctor"),
     ]
     poll_s = 1.0
 
@@ -178,11 +179,11 @@ class Now(Page):
         with Horizontal(id="tops"):
             with Vertical(classes="panel view-people") as panel:
                 panel.border_title = "Top users today"
-                yield Rows(TOP_COLUMNS, key=lambda t: t.name, id="top-users",
+                yield Rows(TOP_USERS, key=lambda t: t.name, id="top-users",
                            empty="Nobody asked today.")  # fmt: skip
             with Vertical(classes="panel view-models") as panel:
                 panel.border_title = "Top models today"
-                yield Rows(TOP_COLUMNS, key=lambda t: t.name, id="top-models",
+                yield Rows(TOP_MODELS, key=lambda t: t.name, id="top-models",
                            empty="Nothing sold today.")  # fmt: skip
             with Vertical(classes="panel view-providers") as panel:
                 panel.border_title = "Providers"
@@ -291,9 +292,9 @@ class Now(Page):
         cost = [sum(m.cost for m in g) / n / 1e6 for g, n in zip(groups, per, strict=True)]
         self.query_one("#plot-traffic", Plot).lines(
             labels,
-            [("requests", rates, "primary"), ("refused", refused, "warning"),
-             ("errors", errors, "error")],
-        )  # fmt: skip
+            [("requests", rates, "primary")],
+            [("refused", refused, "warning"), ("errors", errors, "error")],
+        )
         self.query_one("#plot-money", Plot).lines(
             labels, [("charged", charged, "success"), ("cost", cost, "secondary")]
         )

@@ -87,6 +87,9 @@ class Page(Screen[None]):
         """Where the focus goes from a field."""
         self.focus_next()
 
+    def action_tab(self, step: int) -> None:
+        """The next of a screen's tabs, where it has some."""
+
     # -- asking --------------------------------------------------------------------------------
 
     def ask(

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tui.screens.audit import Audit
+from tui.screens.catalog import Catalog
+from tui.screens.doctor import DoctorPage
+from tui.screens.ledger import Ledger
+from tui.screens.model import ModelPage
 from tui.screens.now import Now
 from tui.screens.page import Page
 from tui.screens.request import RequestPage
@@ -12,8 +17,19 @@ from tui.screens.users import Users
 
 __all__ = ["MODES", "open_page"]
 
-MODES: dict[str, Callable[[], Page]] = {"now": Now, "users": Users}
-_PAGES: dict[str, Callable[[str], Page]] = {"user": UserPage, "request": RequestPage}
+MODES: dict[str, Callable[[], Page]] = {
+    "now": Now,
+    "users": Users,
+    "catalog": Catalog,
+    "ledger": Ledger,
+    "audit": Audit,
+}
+_PAGES: dict[str, Callable[[str], Page]] = {
+    "user": UserPage,
+    "request": RequestPage,
+    "model": ModelPage,
+    "doctor": DoctorPage,
+}
 
 
 def open_page(page: str, what: str) -> Page:

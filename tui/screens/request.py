@@ -135,17 +135,19 @@ def _arithmetic(text: Text, receipt: Receipt, theme: Any) -> None:
         price = f"${format_usd(step.price_usd)}"
         per = f" / {step.per:,}" if step.per != 1 else ""
         text.append(f"  {fit(step.bucket, 16)}{fit(f'{step.count:,}', 12, right=True)}")
-        text.append(f" \N{MULTIPLICATION SIGN} {fit(price + per, 20)} = ", style="dim")
+        text.append(f" \N{MULTIPLICATION SIGN} {fit(price + per, 18)} = ", style="dim")
         text.append(f"{fit(step.credits, 18, right=True)}\n")
     if receipt.arithmetic:
-        text.append(f"  {'sum, rounded up':<50}{'= ':>3}", style="dim")
+        text.append(f"  {'sum, rounded up':<48}{'= ':>3}", style="dim")
         text.append(f"{fit(format_credits(receipt.recomputed), 18, right=True)}\n")
-    text.append(f"  {'charged':<53}", style="dim")
+    text.append(f"  {'charged':<51}", style="dim")
     text.append(
         f"{fit(format_credits(request.charge), 18, right=True)}", style=f"bold {theme.success}"
     )
-    text.append(f"  ${credits_to_usd(request.charge)}\n", style="dim")
-    text.append(f"  {'held before':<53}{fit(amount(request.hold), 18, right=True)}\n", style="dim")
+    text.append("\n")
+    dollars = f"${credits_to_usd(request.charge)}"
+    text.append(f"  {'in dollars':<51}{fit(dollars, 18, right=True)}\n", style="dim")
+    text.append(f"  {'held before':<51}{fit(amount(request.hold), 18, right=True)}\n", style="dim")
     if receipt.price_version is not None:
         when = day_time(receipt.price_version.effective_at * 1000)
         text.append(f"  price version {receipt.price_version.id}, from {when}\n", style="dim")

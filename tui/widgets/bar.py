@@ -22,6 +22,8 @@ __all__ = ["Bar", "KeyLine", "Trouble"]
 class Bar(Static):
     """``sellapi  1 Now  2 Users …      ● serving  04:05:06``."""
 
+    auto_links = False
+
     def on_mount(self) -> None:
         self.set_interval(1.0, self.draw)
         self.watch(self.app, "servers", self.draw)
@@ -69,6 +71,8 @@ class Trouble(Static):
 
 class KeyLine(Static):
     """Every key that does something here, wrapped between keys, never inside one."""
+
+    auto_links = False
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self.draw)

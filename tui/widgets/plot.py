@@ -39,14 +39,22 @@ class Plot(PlotextPlot):
         plt.grid(False, False)
         return plt
 
-    def lines(self, labels: Sequence[str], series: Sequence[Series]) -> None:
-        """One line a series, filled below the first; ``labels`` go along the bottom."""
-        self._last = lambda: self.lines(labels, series)
+    def lines(
+        self, labels: Sequence[str], series: Sequence[Series], events: Sequence[Series] = ()
+    ) -> None:
+        """A line a series; ``events`` stand as bars where there are any. ``labels`` go below."""
+        self._last = lambda: self.lines(labels, series, events)
         plt = self._begin()
         xs = list(range(len(labels)))
         for _name, values, tone in series:
             plt.plot(xs, list(values), marker="braille", color=self._colour(tone))
-        top = max((max(v, default=0) for _, v, _ in series), default=0)
+        for _name, values, tone in events:
+            some = [(x, v) for x, v in zip(xs, values, strict=True) if v]
+            if some:
+                at, heights = zip(*some, strict=True)
+                plt.bar(list(at), list(heights), color=self._colour(tone), width=0.3)
+        top = max((max(v, default=0) for _, v, _ in (*series, *events)), default=0)
+        plt.xlim(0, max(1, len(labels) - 1))
         plt.ylim(0, top or 1)
         self._ticks(plt, labels, top)
         self.refresh()

@@ -49,6 +49,8 @@ class Rows(DataTable[Text]):
         Binding("G", "scroll_bottom", "Last", show=False),
         Binding("ctrl+d", "page_down", "Page down", show=False),
         Binding("ctrl+u", "page_up", "Page up", show=False),
+        Binding("left", "screen.tab(-1)", "Tab before", show=False),
+        Binding("right", "screen.tab(1)", "Next tab", show=False),
         Binding("enter,l", "select_cursor", "Open", key_display="↵"),
     ]
 

@@ -1,0 +1,80 @@
+"""Prices from a list somebody else keeps: read, compare, confirm, apply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sellapi.admin import importer
+from sellapi.admin.service import Admin
+from sellapi.admin.views import ImportPlan
+from sellapi.errors import Refused, UsageError
+from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
+
+__all__ = ["ACTS"]
+
+LIST_MAX = 64 * 2**20
+SHOWN = 12
+
+
+def _plan(admin: Admin, values: Values) -> ImportPlan:
+    path = Path(values["file"]).expanduser()
+    try:
+        if path.stat().st_size > LIST_MAX:
+            raise Refused(f"{path} is over 64 MB: that is no price list")
+        data = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from None
+    return importer.plan(
+        admin,
+        data,
+        provider=values["provider"] or None,
+        only=values["only"],
+        add_new=bool(values["new"]),
+    )
+
+
+def _words(prices: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in prices.items())
+
+
+def _preview(admin: Admin, values: Values) -> list[Line]:
+    found = _plan(admin, values)
+    if not found.changes:
+        raise UsageError(f"nothing to change: {found.unchanged} models are as the list says")
+    lines = [
+        Line(f"{c.act} {c.slug}", _words(c.after), _words(c.before) if c.before else None)
+        for c in found.changes[:SHOWN]
+    ]
+    if len(found.changes) > SHOWN:
+        lines.append(Line("and", f"{len(found.changes) - SHOWN} more"))
+    return lines
+
+
+async def import_prices(stage: Stage, at: Context) -> None:
+    providers = await stage.fetch(lambda admin: admin.providers.list())
+    done = await stage.fill(
+        FormSpec(
+            title="Import prices",
+            verb="Apply",
+            intro="OpenRouter's /models JSON or LiteLLM's price map. Nothing is ever deleted.",
+            fields=(
+                Field("file", "File", hint="models.json", required=True),
+                Field("provider", "Provider", at.provider, "who answers for new models",
+                      options=tuple((p.name, p.name) for p in providers)),
+                Field("only", "Only", hint="ids that begin so, e.g. openai/"),
+                Field("new", "Add new ones", "yes", flag=True),
+            ),
+            preview=_preview,
+            act=lambda admin, v: importer.apply(admin, _plan(admin, v)),
+        )
+    )  # fmt: skip
+    if done is not None:
+        stage.done(f"{len(done.changes)} models are changed, {done.unchanged} were so already.")
+
+
+ACTS = (
+    Act("importer.apply", "Import prices", "OpenRouter or LiteLLM list, with a diff",
+        "models import", import_prices),
+)  # fmt: skip
