@@ -121,7 +121,7 @@ class FakeOpenAI:
         self.requests: list[Received] = []
         self.aborted = 0
         self.connections = 0
-        self._strict = strict
+        self.strict = strict
         self._pause_s = pause_s
         self._always: dict[str, Responder] = {}
         self._once: dict[str, deque[Responder]] = {}
@@ -215,7 +215,7 @@ class FakeOpenAI:
         return True
 
     async def _response(self, received: Received) -> Response:
-        if received.problems and self._strict:
+        if received.problems and self.strict:
             return error_reply(400, "; ".join(received.problems))
         queue = self._once.get(received.path)
         responder = queue.popleft() if queue else self._always.get(received.path, self._demo)
