@@ -46,6 +46,7 @@ class FakeAnthropic:
                 headers = {k.lower(): v.strip() for k, _, v in (h.partition(":") for h in rest)}
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 if self.script:
+                    self.requests.append(json.loads(body))
                     for piece in self.script.pop(0):
                         writer.write(piece)
                         await writer.drain()
