@@ -11,7 +11,15 @@ from typing import Any
 from sellapi.storage import audit
 from sellapi.storage.database import Database, Tx
 
-__all__ = ["Act", "Desk", "Noun"]
+__all__ = ["Act", "Desk", "Noun", "nameless"]
+
+
+def nameless(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What an act changed, for the audit, without what people call themselves and their keys.
+
+    An audit row is for ever; what a deleted user was called must not live on in it.
+    """
+    return {n: "(not recorded)" if n in ("email", "name") else v for n, v in values.items()}
 
 
 class Desk:

@@ -182,7 +182,9 @@ class Credits(Noun):
 
     def _refund(self, request_id: str, reason: str) -> LedgerAct:
         with self.act("credits.refund") as act:
-            rows = {r["kind"]: r for r in accounts.entries_of_request(act.tx, request_id)}
+            rows = {
+                r["kind"]: r for r in accounts.entries_of_requests(act.tx, [request_id])[request_id]
+            }
             if "charge" not in rows:
                 raise Refused(
                     f"request {clean(request_id)} was not charged: `sellapi requests show` tells why"

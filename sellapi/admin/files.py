@@ -62,8 +62,8 @@ def _result(file: Path, found: Found, schema: int, kept: Path | None = None) -> 
     )
 
 
-def _verified(database: Database, path: Path) -> Found:
-    found = verify(database)
+def _verified(database: Database, path: Path, progress: Progress | None = None) -> Found:
+    found = verify(database, progress)
     if found.difference is not None:
         raise Refused(f"the ledger in {path} does not add up: {found.difference}")
     return found
@@ -80,7 +80,7 @@ def backup(
     try:
         copy = files.open_copy(scratch)
         try:
-            return _result(path, _verified(copy, path), copy.schema_version())
+            return _result(path, _verified(copy, path, progress), copy.schema_version())
         finally:
             copy.close()
     except Refused as error:
@@ -95,7 +95,11 @@ def _remove(path: Path) -> None:
 
 
 def restore(
-    path: str | Path, source: str | Path, *, clock: Callable[[], float] = time.time
+    path: str | Path,
+    source: str | Path,
+    progress: Progress | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
 ) -> BackupResult:
     """Put a backup in the database's place; the old one is kept aside.
 
@@ -117,7 +121,7 @@ def restore(
         files.copy_aside(backup_file, scratch)
         copy = files.open_copy(scratch)
         try:
-            found, schema = _verified(copy, backup_file), copy.schema_version()
+            found, schema = _verified(copy, backup_file, progress), copy.schema_version()
             files.fold_wal(copy)
         finally:
             copy.close()

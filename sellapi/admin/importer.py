@@ -7,7 +7,7 @@ decimals, never as floats. An import adds models and price versions; it never de
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -118,9 +118,13 @@ def _addition(item: _Listed, provider: str) -> ImportChange:
     )
 
 
-def apply(admin: Admin, found: ImportPlan) -> ImportPlan:
+def apply(
+    admin: Admin, found: ImportPlan, progress: Callable[[int, int], None] | None = None
+) -> ImportPlan:
     """Apply a plan, each model in a transaction and an audit row of its own."""
-    for change in found.changes:
+    for number, change in enumerate(found.changes):
+        if progress:
+            progress(number, len(found.changes))
         data = dict(change.data)
         slug = data.pop("slug")
         if change.act == "add":

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sellapi.admin.core import Noun
+from sellapi.admin.core import Noun, nameless
 from sellapi.admin.views import Key, NewKey, Page
 from sellapi.admin.words import clean, parse_duration, parse_expiry, parse_ips, split_list
 from sellapi.domain.credits import parse_credits
@@ -109,7 +109,7 @@ class Keys(Noun):
             values = self._columns(act.tx, name, expires, models, limit, ips)
             key_id = accounts.add_key(act.tx, account["id"], values, self.desk.now())
             accounts.add_secret(act.tx, key_id, minted, self.desk.now())
-            act.say(f"key:{key_id}", after={"user": f"user:{account['id']}", **values})
+            act.say(f"key:{key_id}", after={"user": f"user:{account['id']}", **nameless(values)})
             view = key_view(_find(act.tx, key_id), self.desk.now())
         return NewKey(**asdict(view), key=minted.secret)
 
@@ -149,7 +149,8 @@ class Keys(Noun):
             if not values:
                 raise UsageError("say what to set: --name, --expires, --models, --limit or --ips")
             accounts.change_key(act.tx, key_id, values)
-            act.say(f"key:{key_id}", before={n: row[n] for n in values}, after=values)
+            before = {n: row[n] for n in values}
+            act.say(f"key:{key_id}", before=nameless(before), after=nameless(values))
             return key_view(_find(act.tx, key_id), self.desk.now())
 
     def revoke(self, key_id: int) -> Key:

@@ -193,6 +193,12 @@ class Tiers(Noun):
         with self.read() as tx:
             return tuple(Tier(**row) for row in catalog.tiers(tx))
 
+    def show(self, name: str) -> Tier:
+        for tier in self.list():
+            if tier.name == name:
+                return tier
+        raise UsageError(f"{clean(name)!r} is no tier: free or pro")
+
     def set(
         self,
         name: str,

@@ -146,11 +146,25 @@ def _state(
         return False, "disabled"
     where = row["api_key_env"] or row["api_key_file"]
     if served is not None:
-        usable = bool(served.get("usable"))
-        return usable, "ready" if usable else f"the server has no key in {where}"
+        if not served["usable"]:
+            return False, f"the server has no key in {where}"
+        return True, _health(served["routes"])
     if keyed:
         return True, "ready"
     return False, f"no key in {where}"
+
+
+def _health(routes: Sequence[Mapping[str, Any]]) -> str:
+    """What the server saw of a provider's routes; a route that cools down is tried last."""
+    if any(r.get("key_refused") for r in routes):
+        return "the provider refuses our key"
+    cooling = [r for r in routes if r.get("cooling_s")]
+    if not cooling:
+        return "ready"
+    longest = max(cooling, key=lambda r: int(r["cooling_s"]))
+    which = "" if len(cooling) == len(routes) else f" on {len(cooling)} of {len(routes)} routes"
+    why = clean(longest.get("last_failure") or "it failed")
+    return f"cooling down{which}, {longest['cooling_s']} s left: {why}"
 
 
 def provider_view(
@@ -161,6 +175,8 @@ def provider_view(
 ) -> Provider:
     keyed = has_key(row, env)
     available, state = _state(row, keyed, served)
+    routes = served["routes"] if served else ()
+    latencies = [r["latency_ms"] for r in routes if r.get("latency_ms") is not None]
     return Provider(
         name=row["name"],
         kind=row["kind"],
@@ -176,6 +192,9 @@ def provider_view(
         available=available,
         state=state,
         models=row["models"],
+        in_flight=sum(int(r.get("in_flight") or 0) for r in routes),
+        cooling_s=max((int(r.get("cooling_s") or 0) for r in routes), default=0),
+        latency_ms=max(latencies, default=None),
         hints=hints,
         created_at=row["created_at"],
     )

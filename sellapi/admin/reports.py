@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sellapi.admin.core import Noun
@@ -35,6 +35,8 @@ __all__ = ["Audit", "Ledger", "Requests", "Stats", "UsageReports", "usage_from_j
 
 DELIVERY = ("pending", "delivered", "undelivered")
 STATES = ("held", "settled", "voided", "swept")
+CHUNK = 500
+"""Receipts read at once."""
 Progress = Callable[[int, int], None]
 """``(done, total)``, called now and then during long work."""
 
@@ -157,6 +159,32 @@ def _json_or_text(text: str | None) -> Any:
         return text
 
 
+def _receipt(
+    row: dict[str, Any], version: dict[str, Any] | None, entries: Sequence[dict[str, Any]]
+) -> Receipt:
+    usage = verify.usage_of(row["usage"])
+    prices = Prices() if version is None else Prices.from_json(json.loads(version["prices"]))
+    size, quality = row["image_size"] or "auto", row["image_quality"] or "auto"
+    return Receipt(
+        request=request_view(row),
+        usage=usage.buckets(),
+        usage_raw=_json_or_text(row["usage_raw"]),
+        price_version=None if version is None else price_view(version),
+        long_context=prices.long_context is not None and usage.total_input > prices.long_context,
+        arithmetic=_steps(prices, usage, row),
+        recomputed=charge(prices, usage, size=size, quality=quality),
+        entries=tuple(entry_view(e) for e in entries),
+        attempts=_json_or_text(row["attempts"]),
+    )
+
+
+def _receipts(tx: Tx, rows: Sequence[dict[str, Any]]) -> list[Receipt]:
+    entries = accounts.entries_of_requests(tx, [row["request_id"] for row in rows])
+    used = {row["price_id"] for row in rows}
+    versions = {price_id: catalog.price_version(tx, price_id) for price_id in used}
+    return [_receipt(r, versions[r["price_id"]], entries[r["request_id"]]) for r in rows]
+
+
 class Requests(Noun):
     def list(
         self,
@@ -199,23 +227,16 @@ class Requests(Noun):
                     f"there is no request {clean(request_id)} (old ones are pruned; their charges "
                     "stand in `sellapi credits statement`)"
                 )
-            version = catalog.price_version(tx, row["price_id"])
-            entries = accounts.entries_of_request(tx, row["request_id"])
-        usage = verify.usage_of(row["usage"])
-        prices = Prices() if version is None else Prices.from_json(json.loads(version["prices"]))
-        size, quality = row["image_size"] or "auto", row["image_quality"] or "auto"
-        return Receipt(
-            request=request_view(row),
-            usage=usage.buckets(),
-            usage_raw=_json_or_text(row["usage_raw"]),
-            price_version=None if version is None else price_view(version),
-            long_context=prices.long_context is not None
-            and usage.total_input > prices.long_context,
-            arithmetic=_steps(prices, usage, row),
-            recomputed=charge(prices, usage, size=size, quality=quality),
-            entries=tuple(entry_view(e) for e in entries),
-            attempts=_json_or_text(row["attempts"]),
-        )
+            return _receipts(tx, [row])[0]
+
+    def receipts(self, ids: Sequence[int]) -> tuple[Receipt, ...]:
+        """The receipts of request rows, by their row ids, in order of id; pruned ones left out."""
+        found: list[Receipt] = []
+        with self.read() as tx:
+            for start in range(0, len(ids), CHUNK):
+                rows = reports.requests_by_id(tx, sorted(ids)[start : start + CHUNK])
+                found += _receipts(tx, rows)
+        return tuple(found)
 
     def prune(self, *, older_than: str, progress: Progress | None = None) -> Pruned:
         """Remove resolved request rows of a certain age; daily sums and the ledger stay."""

@@ -171,8 +171,11 @@ class Upkeep(Noun):
 
 def _provider_check(provider: Provider) -> Check:
     where = provider.api_key_env or provider.api_key_file
-    if provider.has_key:
+    if provider.available and provider.state == "ready":
         return Check(f"provider {provider.name}", True, provider.state, "")
+    if provider.available:
+        mend = f"ask it: `sellapi providers test {provider.name}`; its status page tells of outages"
+        return Check(f"provider {provider.name}", False, provider.state, mend)
     how = f"export {where}=…" if provider.api_key_env else f"write the key to {where}"
     mend = f"{how} for `sellapi serve`, or `sellapi providers set {provider.name} --disable`"
     return Check(f"provider {provider.name}", False, provider.state, mend)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from sellapi.admin.core import Noun
+from sellapi.admin.core import Noun, nameless
 from sellapi.admin.keys import key_view
 from sellapi.admin.views import Page, User, UserDetail
 from sellapi.admin.words import DAY, clean, parse_email
@@ -167,8 +167,8 @@ class Users(Noun):
             accounts.change_account(act.tx, row["id"], values)
             act.say(
                 f"user:{row['id']}",
-                before={n: _private(n, row[n]) for n in values},
-                after={n: _private(n, v) for n, v in values.items()},
+                before=nameless({n: row[n] for n in values}),
+                after=nameless(values),
             )
             return user_view(find_account(act.tx, str(row["id"])))
 
@@ -214,11 +214,6 @@ class Users(Noun):
                 after={"status": "deleted"},
             )
             return user_view(find_account(act.tx, str(row["id"])))
-
-
-def _private(name: str, value: Any) -> Any:
-    # An audit row is for ever; a deleted user's address must not live on in it.
-    return "(not recorded)" if name in ("email", "name") else value
 
 
 def _living(row: dict[str, Any]) -> dict[str, Any]:

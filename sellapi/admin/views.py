@@ -263,6 +263,12 @@ class Provider:
     """In words: ready, no key, disabled, cooling down, …"""
     models: int
     """How many models are routed to it."""
+    in_flight: int = 0
+    """Calls the running server has open."""
+    cooling_s: int = 0
+    """How long the server rests the route that failed last; 0 when none rests."""
+    latency_ms: float | None = None
+    """To the first byte, of the slowest route, as the server last wrote it."""
     hints: tuple[str, ...] = ()
     """Things that look odd but were accepted."""
     created_at: TimeS = 0

@@ -8,7 +8,7 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,16 @@ import click
 from sellapi.errors import Refused
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sellapi.admin import Admin
 
 __all__ = ["Out", "actor", "command", "group"]
 
 WIDE = 200
-"""Columns of a table that goes into a file or a pipe."""
+"""Characters across of a table that goes into a file or a pipe (unless COLUMNS says otherwise)."""
+ROOM = 120
+"""From here on tables show their wide columns."""
 
 
 def actor() -> str:
@@ -68,7 +72,8 @@ class Out:
 
     # -- printing ------------------------------------------------------------------------------
 
-    def _json(self, value: Any) -> None:
+    def json(self, value: Any) -> None:
+        """One JSON document."""
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
     def one(self, view: Any, *, headline: str = "") -> None:
@@ -77,7 +82,7 @@ class Out:
 
         data = to_json(view)
         if self.as_json:
-            self._json(data)
+            self.json(data)
             return
         if headline:
             click.echo(headline)
@@ -93,17 +98,31 @@ class Out:
                 table.add_row(name.replace("_", " "), _cell(value))
         _print(table)
 
-    def many(self, views: Sequence[Any], columns: Sequence[str], *, empty: str) -> None:
-        """A list: a JSON array of whole objects, or a table of some columns."""
+    def many(
+        self,
+        views: Sequence[Any],
+        columns: Sequence[str],
+        *,
+        empty: str,
+        wide: Sequence[str] = (),
+        cells: Mapping[str, Callable[[dict[str, Any]], str]] | None = None,
+    ) -> None:
+        """A list: a JSON array of whole objects, or a table of some columns.
+
+        ``wide`` columns are shown besides where there is room for them; ``cells`` makes a column's
+        text from the row.
+        """
         from sellapi.admin import to_json
 
         rows = to_json(tuple(views))
         if self.as_json:
-            self._json(rows)
+            self.json(rows)
         elif not rows:
             click.echo(empty)
         else:
-            self.table(rows, columns)
+            for name, text in (cells or {}).items():
+                rows = [{**row, name: text(row)} for row in rows]
+            self.table(rows, [*columns, *wide] if has_room() else columns)
 
     def table(self, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
         """A table of JSON-ready rows; numbers stand right."""
@@ -113,11 +132,32 @@ class Out:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in columns:
             numeric = all(_is_number(row[name]) for row in rows if row[name] is not None)
+            # A number or a name broken in two is misread: rather the texts beside it are folded.
             table.add_column(
-                name.replace("_", " "), justify="right" if numeric else "left", overflow="fold"
+                name.replace("_", " "),
+                justify="right" if numeric else "left",
+                overflow="fold",
+                no_wrap=numeric or name in _WHOLE,
             )
         for row in rows:
             table.add_row(*(_cell(row[name]) for name in columns))
+        _print(table)
+
+    def checks(self, checks: Sequence[tuple[bool, str, str, str]]) -> None:
+        """``(ok, name, detail, mend)`` each; a mend stands below what it mends."""
+        from rich.text import Text
+
+        from sellapi.admin import clean
+
+        table = _grid()
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for ok, name, detail, mend in checks:
+            mark = Text("ok", "green") if ok else Text("mend", "bold red")
+            table.add_row(mark, Text(clean(name)), Text(clean(detail)))
+            if not ok:
+                table.add_row("", "", Text(f"→ {clean(mend)}", "bold"))
         _print(table)
 
     def line(self, view: Any, text: Callable[[dict[str, Any]], str]) -> None:
@@ -153,7 +193,7 @@ class Out:
         if yes:
             return
         if self.as_json or not sys.stdin.isatty():
-            raise Refused(f"{question} Say --yes to do it without being asked.")
+            raise Refused(f"{question} Nobody is here to ask: say --yes to do it.")
         click.confirm(question, abort=True, err=True)
 
     @contextmanager
@@ -168,6 +208,15 @@ class Out:
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+_WHOLE = ("id", "slug", "name", "group", "at", "tier", "mode", "state", "status", "request_id")
+"""Columns whose cells are copied, or are short anyway."""
+
+
+def has_room() -> bool:
+    """Whether tables may show their wide columns: a file's reader scrolls, a terminal may be 80."""
+    return _console().width >= ROOM
 
 
 def _is_number(value: Any) -> bool:
@@ -199,11 +248,15 @@ def _grid() -> Any:
     return Table.grid(padding=(0, 2))
 
 
-def _print(renderable: Any) -> None:
+def _console() -> Console:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else WIDE
-    Console(width=width, markup=False, highlight=False, emoji=False).print(renderable)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+    return Console(width=width, markup=False, highlight=False, emoji=False)
+
+
+def _print(renderable: Any) -> None:
+    _console().print(renderable)
 
 
 # -- decorators --------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from sellapi.commands.common import Out, command, group
+from sellapi.commands.common import Out, command, group, has_room
 
-COLUMNS = ["id", "at", "kind", "amount", "owed_change", "balance_after", "request_id", "reason"]
+COLUMNS = ["id", "at", "kind", "amount", "balance_after"]
+WIDE = ["owed_change", "request_id", "reference", "reason"]
 CSV = [
     "id", "at", "kind", "amount", "owed_change", "balance_after", "owed_after", "request_id",
     "pack", "of_entry", "cash_usd", "reference", "reason", "actor",
@@ -68,5 +69,5 @@ def statement(out: Out, email: str, since: str | None, until: str | None, as_csv
     entries = data.pop("entries")
     out.pairs({"user": data["user"], "opening_balance": data["opening_balance"]})
     if entries:
-        out.table(entries, COLUMNS)
+        out.table(entries, [*COLUMNS, *WIDE] if has_room() else COLUMNS)
     out.pairs({"closing_balance": data["closing_balance"], "owed": data["closing_owed"]})

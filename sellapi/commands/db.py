@@ -51,7 +51,9 @@ def restore(out: Out, file: Path, yes: bool) -> None:
     from sellapi.admin import files
 
     out.confirm(f"Replace {out.path} by {file}? The old one is kept beside it.", yes=yes)
-    out.one(files.restore(out.path, file))
+    with out.progress("checking the backup") as progress:
+        result = files.restore(out.path, file, progress)
+    out.one(result)
 
 
 @command(db, "example", example="sellapi db example sellapi.db.example")

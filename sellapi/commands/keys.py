@@ -9,7 +9,8 @@ import click
 
 from sellapi.commands.common import Out, command, group
 
-COLUMNS = ["id", "user", "name", "prefix", "last4", "status", "expires_at", "limit", "spent"]
+COLUMNS = ["id", "user", "name", "last4", "status", "spent"]
+WIDE = ["prefix", "limit", "expires_at", "created_at"]
 
 
 @group("keys", "Bearer keys of users.")
@@ -46,7 +47,7 @@ def create(out: Out, email: str, **options: Any) -> None:
 def list_(out: Out, email: str | None, limit: int) -> None:
     """List keys, newest first."""
     page = out.admin.keys.list(email, limit=limit)
-    out.many(page.items, COLUMNS, empty="no keys yet: sellapi keys create EMAIL")
+    out.many(page.items, COLUMNS, wide=WIDE, empty="no keys yet: sellapi keys create EMAIL")
 
 
 @command(keys, "show", example="sellapi keys show 3")

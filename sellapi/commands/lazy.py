@@ -16,12 +16,13 @@ from sellapi.errors import SellapiError, UsageError
 __all__ = ["LazyGroup", "fail"]
 
 
-def fail(message: str, kind: str, code: int, *, as_json: bool) -> NoReturn:
+def fail(message: str, kind: str, code: int, *, as_json: bool, hint: str = "") -> NoReturn:
     """Tell the trouble on stderr (as JSON when that was asked for) and exit."""
     if as_json:
-        click.echo(json.dumps({"error": {"message": message, "type": kind}}), err=True)
+        error = {"message": message, "type": kind, **({"hint": hint} if hint else {})}
+        click.echo(json.dumps({"error": error}, ensure_ascii=False), err=True)
     else:
-        click.echo(f"{'Usage' if code == 2 else 'Error'}: {message}", err=True)
+        click.echo("\n".join(filter(None, (f"Error: {message}", hint))), err=True)
     sys.exit(code)
 
 
@@ -53,6 +54,17 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):  # from the map: nothing is imported for it
             formatter.write_dl([(name, text) for name, (_, text) in self._map.items()])
 
+    def _hint(self, words: list[str]) -> str:
+        """Where help stands on the command that was meant."""
+        context, command, path = click.Context(self), self, ["sellapi"]  # type: click.Context, click.Command, list[str]
+        for word in words:
+            found = command.get_command(context, word) if isinstance(command, click.Group) else None
+            if found is None:
+                break
+            command = found
+            path.append(word)
+        return f"Try `{' '.join(path)} --help`."
+
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         """Run, and end with 0, 1 or 2; trouble is told on stderr."""
         given = list(sys.argv[1:] if args is None else args)
@@ -66,12 +78,12 @@ class LazyGroup(click.Group):
             error.show()
             sys.exit(2)
         except click.UsageError as error:
-            hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-            fail(error.format_message() + hint, "usage", 2, as_json=as_json)
+            hint = self._hint(given)
+            fail(error.format_message(), "usage", 2, as_json=as_json, hint=hint)
         except click.ClickException as error:
             fail(error.format_message(), "refused", error.exit_code, as_json=as_json)
         except UsageError as error:
-            fail(str(error), "usage", 2, as_json=as_json)
+            fail(str(error), "usage", 2, as_json=as_json, hint=self._hint(given))
         except SellapiError as error:
             kind = "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__)
             fail(str(error), kind.lstrip("_"), 1, as_json=as_json)

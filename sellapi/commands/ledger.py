@@ -39,8 +39,9 @@ def list_(out: Out, as_csv: bool, **filters: Any) -> None:
     if as_csv:
         out.csv(entries, [CSV[0], "user", *CSV[1:]])
         return
-    columns = ["id", "at", "user", "kind", "amount", "owed_change", "balance_after", "reference"]
-    out.many(entries, columns, empty="no entries yet")
+    columns = ["id", "at", "user", "kind", "amount", "balance_after"]
+    wide = ["owed_change", "pack", "reference", "reason"]
+    out.many(entries, columns, wide=wide, empty="no entries yet")
 
 
 @command(None, "audit", example="sellapi audit --act packs --since 7d")
@@ -52,5 +53,5 @@ def list_(out: Out, as_csv: bool, **filters: Any) -> None:
 def audit(out: Out, **filters: Any) -> None:
     """Who did what, when, from CLI or TUI; newest first. Amounts are microcredits here."""
     rows = out.admin.audit.list(**filters)
-    columns = ["at", "actor", "via", "act", "target", "before", "after"]
-    out.many(rows, columns, empty="nothing was done yet")
+    columns = ["at", "actor", "act", "target"]
+    out.many(rows, columns, wide=["via", "before", "after"], empty="nothing was done yet")

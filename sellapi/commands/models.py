@@ -10,7 +10,16 @@ import click
 
 from sellapi.commands.common import Out, command, group
 
-COLUMNS = ["slug", "mode", "tier", "prices", "provider", "upstream", "enabled", "available"]
+COLUMNS = ["slug", "mode", "tier", "prices", "sold"]
+WIDE = ["provider", "upstream", "why_not"]
+_BRIEF = {
+    "input": "in",
+    "output": "out",
+    "cache_read": "cached",
+    "image_output": "image",
+    "images": "each",
+}
+"""Prices shown in a list, and how; `models show` has them all."""
 _PRICES = (
     ("input", "USD per million input tokens."),
     ("output", "USD per million output tokens."),
@@ -78,8 +87,26 @@ def add(out: Out, slug: str, **options: Any) -> None:
 
 @command(models, "list", example="sellapi models list --json")
 def list_(out: Out) -> None:
-    """List models."""
-    out.many(out.admin.models.list(), COLUMNS, empty="no models yet: sellapi models add SLUG")
+    """List models. Prices are USD per million tokens, `each` USD per image."""
+    out.many(
+        out.admin.models.list(),
+        COLUMNS,
+        wide=WIDE,
+        cells={"prices": _brief, "sold": lambda m: "yes" if m["available"] else "no"},
+        empty="no models yet: sellapi models add SLUG",
+    )
+
+
+def _brief(model: dict[str, Any]) -> str:
+    """``in 3 out 15 cached 0.3``."""
+    words = []
+    for name, price in model["prices"].items():
+        if name == "images":
+            each = sorted(set(price.values()), key=float)
+            words.append(f"each {each[0]}" + (f"-{each[-1]}" if len(each) > 1 else ""))
+        elif name in _BRIEF:
+            words.append(f"{_BRIEF[name]} {price}")
+    return " ".join(words) or "none"
 
 
 @command(models, "show", example="sellapi models show openai/gpt-5.4")
@@ -181,7 +208,8 @@ def import_(
         _show_plan(out, plan)
         asked = click.confirm(f"Apply {len(plan.changes)} changes?", err=True)
     if plan.changes and (yes or asked):
-        plan = importer.apply(out.admin, plan)
+        with out.progress("importing") as progress:
+            plan = importer.apply(out.admin, plan, progress)
     if out.as_json:
         out.one(plan)
     elif not asked:

@@ -9,7 +9,8 @@ import click
 
 from sellapi.commands.common import Out, command, group
 
-COLUMNS = ["name", "kind", "base_url", "available", "state", "models"]
+COLUMNS = ["name", "kind", "models", "available", "state"]
+WIDE = ["in_flight", "latency_ms", "cooling_s", "base_url"]
 
 
 @group("providers", "Accounts at makers of models. Their keys stay in the environment or a file.")
@@ -55,7 +56,8 @@ def add(out: Out, name: str, **options: Any) -> None:
 @command(providers, "list", example="sellapi providers list")
 def list_(out: Out) -> None:
     """List providers; availability is what a running server last wrote."""
-    out.many(out.admin.providers.list(), COLUMNS, empty="no providers yet: sellapi providers add")
+    empty = "no providers yet: sellapi providers add"
+    out.many(out.admin.providers.list(), COLUMNS, wide=WIDE, empty=empty)
 
 
 @command(providers, "show", example="sellapi providers show openai --json")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sellapi.commands.common import Out, command, group
 
-COLUMNS = [
-    "at", "request_id", "user", "model", "state", "delivery", "input_tokens", "output_tokens",
-    "charge", "http_status", "duration_ms",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from sellapi.admin.views import Receipt, RequestRow
+
+COLUMNS = ["at", "request_id", "model", "state", "charge"]
+WIDE = ["user", "delivery", "input_tokens", "output_tokens", "http_status", "duration_ms"]
 POLL_S = 0.5
 
 
@@ -28,7 +31,23 @@ def requests() -> None: ...
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 def list_(out: Out, **filters: Any) -> None:
     """List requests, newest first."""
-    out.many(out.admin.requests.list(**filters), COLUMNS, empty="no requests yet")
+    rows = out.admin.requests.list(**filters)
+    if out.as_json:
+        out.json(_documents(out, rows)[::-1])
+    else:
+        out.many(rows, COLUMNS, wide=WIDE, empty="no requests yet")
+
+
+def _documents(out: Out, rows: Sequence[RequestRow]) -> list[dict[str, Any]]:
+    """What `requests show` prints of these, the oldest first."""
+    return [_document(r) for r in out.admin.requests.receipts([row.id for row in rows])]
+
+
+def _document(receipt: Receipt) -> dict[str, Any]:
+    from sellapi.admin import to_json
+
+    data = to_json(receipt)
+    return {**data.pop("request"), **data}
 
 
 @command(requests, "show", example="sellapi requests show req_0123")
@@ -40,8 +59,7 @@ def show(out: Out, request_id: str) -> None:
     receipt = out.admin.requests.show(request_id)
     data = to_json(receipt)
     if out.as_json:
-        # what `requests list` prints of it, and the receipt besides
-        out.one({**data.pop("request"), **data})
+        out.json(_document(receipt))
         return
     out.pairs(data["request"])
     version = data["price_version"]
@@ -76,30 +94,29 @@ def tail(out: Out, follow: bool, limit: int) -> None:
     admin = out.admin
     last = admin.requests.last_id()
     rows = admin.requests.list(before=last + 1, limit=limit)[::-1] if limit else ()
-    if not follow:
-        out.many(rows, COLUMNS, empty="no requests yet")
-        return
-    waiting: dict[int, None] = {}
-    for row in rows:
-        if row.state == "held":
-            waiting[row.id] = None
+    if not follow and out.as_json:
+        out.json(_documents(out, rows))
+    elif not follow:
+        out.many(rows, COLUMNS, wide=WIDE, empty="no requests yet")
+    else:
+        with suppress(KeyboardInterrupt):
+            _follow(out, [row.id for row in rows], last)
+
+
+def _follow(out: Out, waiting: list[int], last: int) -> None:
+    """Tell each request once it is resolved, until interrupted."""
+    while True:
+        receipts = out.admin.requests.receipts(waiting)
+        for receipt in receipts:
+            if receipt.request.state != "held":
+                out.line(_document(receipt), _line)
+        waiting = [r.request.id for r in receipts if r.request.state == "held"]
+        new = [row.id for row in out.admin.requests.list(after=last, limit=1_000)]
+        if new:
+            last = new[-1]
+            waiting += new
         else:
-            out.line(row, _line)
-    try:
-        while True:
-            for row in admin.requests.list(after=last, limit=1_000):
-                last = row.id
-                waiting[row.id] = None
-            for row_id in list(waiting):
-                found = admin.requests.list(after=row_id - 1, limit=1)
-                if not found or found[0].id != row_id:
-                    del waiting[row_id]
-                elif found[0].state != "held":
-                    del waiting[row_id]
-                    out.line(found[0], _line)
             time.sleep(POLL_S)
-    except KeyboardInterrupt:
-        return
 
 
 @command(requests, "prune", example="sellapi requests prune --older-than 90d")

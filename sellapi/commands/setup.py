@@ -51,6 +51,9 @@ def doctor(out: Out, strict: bool) -> None:
         checks = out.admin.doctor()
     except StorageError as error:
         checks = upkeep.unopened(error)
-    out.many(checks, ["ok", "name", "detail", "mend"], empty="")
+    if out.as_json:
+        out.many(checks, (), empty="")
+    else:
+        out.checks([(c.ok, c.name, c.detail, c.mend) for c in checks])
     if strict and not all(c.ok for c in checks):
         click.get_current_context().exit(1)

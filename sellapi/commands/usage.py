@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import click
 
-from sellapi.commands.common import Out, command
+from sellapi.commands.common import Out, command, has_room
 
-COLUMNS = [
-    "group",
-    "requests",
-    "input_tokens",
-    "output_tokens",
-    "charged",
-    "cost",
-    "loss",
-    "margin",
-]
-CSV = ["group", "requests", "voided", "input_tokens", "output_tokens", "images"] + COLUMNS[4:]
-BAR = 24
+COLUMNS = ["group", "requests", "charged", "margin"]
+WIDE = ["input_tokens", "output_tokens", "cost", "loss"]
+CSV = ["group", "requests", "voided", "input_tokens", "output_tokens", "images"] + [
+    "charged", "cost", "loss", "margin",
+]  # fmt: skip
+BAR = 20
+"""Characters of the longest bar: the dearest group's."""
 
 
 @command(None, "usage", example="sellapi usage --since 7d --by user")
@@ -41,7 +36,13 @@ def usage(out: Out, since: str, by: str, as_csv: bool) -> None:
     most = max((row.charged for row in report.rows), default=0) or 1
     rows = data.pop("rows")
     for row, view in zip(rows, report.rows, strict=True):
-        row["share"] = "█" * (view.charged * BAR // most)
+        row["share"] = _bar(view.charged, most)
     total = {**data.pop("total"), "share": ""}
-    out.table([*rows, total], [*COLUMNS, "share"])
+    out.table([*rows, total], [*COLUMNS, *(WIDE if has_room() else ()), "share"])
     out.pairs(data)
+
+
+def _bar(value: int, most: int) -> str:
+    """A bar in eighths of a character; something that is not nothing shows."""
+    eighths = -(-value * BAR * 8 // most) if value > 0 else 0
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()

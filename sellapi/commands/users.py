@@ -6,7 +6,8 @@ import click
 
 from sellapi.commands.common import Out, command, group
 
-COLUMNS = ["id", "email", "name", "tier", "status", "balance", "held", "owed", "active_keys"]
+COLUMNS = ["id", "email", "tier", "status", "balance", "owed"]
+WIDE = ["held", "active_keys", "created_at", "name"]
 
 
 @group("users", "People and programs that buy credits.")
@@ -43,7 +44,7 @@ def list_(
     page = out.admin.users.list(
         search=search, tier=tier, status=status, sort=sort, descending=descending, limit=limit
     )
-    out.many(page.items, COLUMNS, empty="no users yet: sellapi users add EMAIL")
+    out.many(page.items, COLUMNS, wide=WIDE, empty="no users yet: sellapi users add EMAIL")
 
 
 @command(users, "show", example="sellapi users show ann@shop.test --json")

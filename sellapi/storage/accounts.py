@@ -192,8 +192,12 @@ def refund_of(tx: Tx, entry_id: int) -> dict[str, Any] | None:
     return tx.one(_entries().where(Entry.of_entry == entry_id))
 
 
-def entries_of_request(tx: Tx, request_id: str) -> list[dict[str, Any]]:
-    return tx.rows(_entries().where(Entry.request_id == request_id).order_by(Entry.id))
+def entries_of_requests(tx: Tx, request_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Entries by request, in order; at most some hundred requests at once."""
+    found: dict[str, list[dict[str, Any]]] = {request_id: [] for request_id in request_ids}
+    for row in tx.rows(_entries().where(Entry.request_id.in_(request_ids)).order_by(Entry.id)):
+        found[row["request_id"]].append(row)
+    return found
 
 
 def standing_after(tx: Tx, entry_row: dict[str, Any]) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +47,25 @@ def all_instances(tx: Tx, database: Path) -> list[dict[str, Any]]:
     return found
 
 
-def served_providers(tx: Tx, database: Path, now: int) -> dict[str, Mapping[str, Any]]:
-    """What living servers say of providers, by name: ``{"name": str, "usable": bool}``."""
-    found: dict[str, Mapping[str, Any]] = {}
+def served_providers(tx: Tx, database: Path, now: int) -> dict[str, dict[str, Any]]:
+    """What living servers say of providers, by name.
+
+    ``{"usable": bool, "routes": [health of each route that was used]}``, the routes as
+    `gateway.router.Router.report` tells them.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for row in all_instances(tx, database):
         if not row["alive"] or now - row["status_at"] > FRESH_S:
             continue
-        said = row["status"].get("providers")
-        for provider in said if isinstance(said, list) else ():
-            if isinstance(provider, dict):
-                found[str(provider.get("name"))] = provider
+        for said in _dicts(row["status"].get("providers")):
+            provider = found.setdefault(str(said.get("name")), {"usable": False, "routes": []})
+            provider["usable"] |= bool(said.get("usable"))
+        for route in _dicts(row["status"].get("routes")):
+            name = str(route.get("route")).partition(":")[0]
+            if name in found:
+                found[name]["routes"].append(route)
     return found
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
