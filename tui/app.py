@@ -150,7 +150,7 @@ class SellapiApp(App[None]):
         """Let the screen that is looked at ask again."""
         for screen in reversed(self.screen_stack):
             if isinstance(screen, Page):
-                screen.load()
+                screen.look_again()
                 return
 
     # -- keys ----------------------------------------------------------------------------------

@@ -138,6 +138,9 @@ class Form(ModalScreen[Any]):
             summary.update(_diff(lines, self.app.current_theme))
         refusal = self.query_one("#refusal", Static)
         refusal.display = False
+        self._hint()
+
+    def _hint(self) -> None:
         hint = "y yes · n or Esc back" if self.confirming else "Enter send · Tab next · Esc back"
         self.query_one("#hint", Static).update(Text(hint))
 
@@ -189,6 +192,7 @@ class Form(ModalScreen[Any]):
             self.query_one(f"#field-{missing[0].name}").focus()
             return
         self._busy = True
+        self.query_one("#hint", Static).update(Text("working …"))
         self.run_worker(self._send(values), group="send", exclusive=True)
 
     async def _send(self, values: Values) -> None:
@@ -212,6 +216,7 @@ class Form(ModalScreen[Any]):
             self.refuse(f"that failed: {type(error).__name__}: {error}")
         finally:
             self._busy = False
+            self._hint()
 
     def _back_to_fields(self) -> None:
         if self.spec.fields and self.confirming:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -25,7 +26,9 @@ KINDS = (
 COLUMNS = (
     *ENTRY_COLUMNS[:2],
     Column("User", lambda e: e.user, 12, flex=2),
-    *ENTRY_COLUMNS[2:],
+    *ENTRY_COLUMNS[2:6],
+    replace(ENTRY_COLUMNS[6], wide=100),
+    *ENTRY_COLUMNS[7:],
 )
 
 

@@ -230,6 +230,10 @@ class Now(Page):
     def on_screen_resume(self) -> None:
         self._slow_at = 0.0
 
+    def look_again(self) -> None:
+        self._slow_at = 0.0
+        self.load()
+
     def _show_tail(self, requests: tuple[RequestRow, ...]) -> None:
         if not self._paused:
             self.query_one("#tail", Rows).show(requests)
@@ -280,7 +284,8 @@ class Now(Page):
         if not changed:
             return
         step = 1 if self._span == 60 else 10
-        groups = [minutes[i : i + step] for i in range(0, len(minutes), step)]
+        whole = minutes[:-1]  # the minute that runs would look like a fall
+        groups = [whole[i : i + step] for i in range(0, len(whole), step)]
         labels = [day_time(g[0].at * 1000)[11:16] for g in groups]
         per = [len(g) for g in groups]
         rates = [sum(m.requests for m in g) / n for g, n in zip(groups, per, strict=True)]

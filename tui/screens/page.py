@@ -51,6 +51,10 @@ class Page(Screen[None]):
     def load(self) -> None:
         """Ask for what is shown; called at every coming back and after every act."""
 
+    def look_again(self) -> None:
+        """Everything anew: after an act, or when the database is back."""
+        self.load()
+
     def context(self) -> Context:
         """What the operator looks at, for acts that want a target."""
         return Context()

@@ -42,7 +42,6 @@ class Bar(Static):
             here = mode == app.current_mode
             style = Style.parse("bold reverse" if here else "")
             click = Style(meta={"@click": f"app.switch_mode('{mode}')"})
-            left.append(" ")
             left.append(f" {number} {title} ", style=style + click)
         right = Text(no_wrap=True)
         words, tone = app.server_words()

@@ -22,7 +22,11 @@ class Plot(PlotextPlot):
         self._last: Any = None
 
     def on_mount(self) -> None:
+        self._begin()
         self.app.theme_changed_signal.subscribe(self, lambda _theme: self._again())
+
+    def on_resize(self) -> None:
+        self._again()
 
     def _again(self) -> None:
         if self._last is not None:
@@ -52,7 +56,8 @@ class Plot(PlotextPlot):
             some = [(x, v) for x, v in zip(xs, values, strict=True) if v]
             if some:
                 at, heights = zip(*some, strict=True)
-                plt.bar(list(at), list(heights), color=self._colour(tone), width=0.3)
+                colour = self._colour(tone)
+                plt.bar(list(at), list(heights), color=colour, width=0.3, marker="braille")
         top = max((max(v, default=0) for _, v, _ in (*series, *events)), default=0)
         plt.xlim(0, max(1, len(labels) - 1))
         plt.ylim(0, top or 1)
