@@ -318,8 +318,8 @@ def read_usage(raw: bytes, images: int = 0) -> Usage | None:
     prompt = _first(value, "prompt_tokens", "input_tokens")
     output = _first(value, "completion_tokens", "output_tokens")
     total = _first(value, "total_tokens")
-    if prompt is None and output is None and total is None:
-        return None
+    if prompt is None and total is None:
+        return None  # what was read is not known: the gateway counts for itself
     if prompt is None:
         prompt = max(0, (total or 0) - (output or 0))
     if output is None:

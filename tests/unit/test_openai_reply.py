@@ -124,7 +124,7 @@ def test_a_stream_nobody_asked_for_is_gathered():
             (0, 10, 0, 0, 0, 0, 0),
         ),
         ({"prompt_tokens": "10", "completion_tokens": 5.0}, (10, 0, 0, 0, 0, 5, 0)),
-        ({"prompt_tokens": -3, "completion_tokens": 5}, (0, 0, 0, 0, 0, 5, 0)),
+        ({"prompt_tokens": -3, "completion_tokens": 5}, None),
         ({"prompt_tokens": 10, "prompt_cache_hit_tokens": 4}, (6, 4, 0, 0, 0, 0, 0)),
         ({"input_tokens": 10, "output_tokens": 5}, (10, 0, 0, 0, 0, 5, 0)),
         ({"total_tokens": 15, "completion_tokens": 5}, (10, 0, 0, 0, 0, 5, 0)),
