@@ -159,7 +159,7 @@ class _Choices:
         elif kind == "thought":
             choice.reasoning.append(value)
         elif kind == "call":
-            extra = extra_of(value.signature) if value.signature else None
+            extra = extra_of(value.signature, self._job.upstream_id) if value.signature else None
             choice.tool_call(value.id, value.name, value.arguments, extra)
         elif choice.logprobs is None:
             choice.logprobs = {"content": value, "refusal": None}
@@ -175,7 +175,7 @@ class _Choices:
             choice.null_content = choice.finish_reason == "content_filter"
             signature = reader.states[index].signature
             if signature is not None:
-                choice.extra_content = extra_of(signature)
+                choice.extra_content = extra_of(signature, self._job.upstream_id)
             choices.append(choice)
         usage = reader.usage
         return Answer(
@@ -199,6 +199,7 @@ class GeminiStream:
     """
 
     def __init__(self, job: Job, signatures: SignatureStore) -> None:
+        self._upstream_id = job.upstream_id
         self._writer = ChunkWriter(job)
         self._reader = Reader(job, signatures)
         self._splitter = Splitter()
@@ -256,7 +257,8 @@ class GeminiStream:
             self._start(index, out)
             signature = self._reader.states[index].signature
             if signature is not None:
-                out.append(self._writer.extra(extra_of(signature), index))  # noqa: S610 - not Django's
+                extra = extra_of(signature, self._upstream_id)
+                out.append(self._writer.extra(extra, index))  # noqa: S610 - not Django's
             reason = self.finish_reasons[index] = self._reader.finish_reason(index)
             out.append(self._writer.finish(reason, index))
         self.done = True
@@ -307,7 +309,7 @@ class GeminiStream:
         return self._writer.delta(b"{}", index, logprobs=logprobs)
 
     def _call_chunk(self, call: Call, index: int) -> bytes:
-        extra = extra_of(call.signature) if call.signature else None
+        extra = extra_of(call.signature, self._upstream_id) if call.signature else None
         return self._writer.tool_start(
             call.number, call.id, call.name, call.arguments, extra=extra, index=index
         )

@@ -181,7 +181,7 @@ def _match_answers(messages: list[Message]) -> _Answers:
 def _model_parts(job: Job, message: Message, signatures: SignatureStore) -> list[JsonObject]:
     quirks = job.quirks.gemini
     parts = [p for part in message.parts for p in _part(job, part)]
-    signature = signature_of(message.raw) if quirks.echo_signatures else None
+    signature = signature_of(message.raw, job.upstream_id) if quirks.echo_signatures else None
     if signature is not None:
         if not parts or "text" not in parts[-1]:
             parts.append({"text": ""})
@@ -204,7 +204,7 @@ def _call_signature(job: Job, call: ToolCall, signatures: SignatureStore) -> str
     known = signatures.get(job.account_tag, bare_id(call.id))
     if known is not None and known[0] != job.upstream_id:
         return None
-    return signature_of(call.raw) or (known[1] if known else None)
+    return signature_of(call.raw, job.upstream_id) or (known[1] if known else None)
 
 
 def _responses(job: Job, index: int, message: Message, answers: _Answers) -> list[JsonObject]:

@@ -7,6 +7,7 @@ conversation when it does not come back. Clients get it where Google's own OpenA
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -19,9 +20,12 @@ _LITELLM_MARK = "__thought__"
 """LiteLLM hands signatures out inside the call's id: ``ID__thought__SIGNATURE``."""
 
 
-def extra_of(signature: str) -> dict[str, Any]:
-    """The ``extra_content`` that carries a signature."""
-    return {"google": {"thought_signature": signature}}
+def extra_of(signature: str, model: str) -> dict[str, Any]:
+    """The ``extra_content`` that carries a signature, and which model gave it.
+
+    Another model refuses it; which one gave it must not hang on this process's memory.
+    """
+    return {"google": {"thought_signature": signature}, "sellapi": {"model": model}}
 
 
 def bare_id(identifier: str) -> str:
@@ -29,9 +33,15 @@ def bare_id(identifier: str) -> str:
     return identifier.partition(_LITELLM_MARK)[0] or identifier
 
 
-def signature_of(raw: dict[str, Any]) -> str | None:
-    """The signature a client's message or tool call carries, in any of the known places."""
-    google = _dict(_dict(raw.get("extra_content")).get("google"))
+def signature_of(raw: dict[str, Any], model: str) -> str | None:
+    """The signature a client's message or tool call carries, in any of the known places.
+
+    None when it says that another model than ``model`` gave it, or when it is no base64.
+    """
+    extra = _dict(raw.get("extra_content"))
+    if _dict(extra.get("sellapi")).get("model", model) != model:
+        return None
+    google = _dict(extra.get("google"))
     function = _dict(raw.get("function"))
     for holder in (
         google,
@@ -39,12 +49,20 @@ def signature_of(raw: dict[str, Any]) -> str | None:
         _dict(function.get("provider_specific_fields")),
     ):
         signature = holder.get("thought_signature")
-        if isinstance(signature, str) and signature:
+        if isinstance(signature, str) and _is_base64(signature):
             return signature
     identifier = raw.get("id")
     if isinstance(identifier, str):
-        return identifier.partition(_LITELLM_MARK)[2] or None
+        signature = identifier.partition(_LITELLM_MARK)[2]
+        return signature if _is_base64(signature) else None
     return None
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}", re.ASCII)
+
+
+def _is_base64(text: str) -> bool:
+    return len(text) % 4 == 0 and _BASE64.fullmatch(text) is not None
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -40,6 +40,7 @@ __all__ = [
     "Response",
     "error_reply",
     "json_reply",
+    "problems_of",
     "raw_reply",
     "stream_reply",
 ]
@@ -173,7 +174,7 @@ class FakeOpenAI:
         try:
             while (received := await _receive(reader)) is not None:
                 self.requests.append(received)
-                received.problems += _problems(received)
+                received.problems += problems_of(received)
                 if not await self._answer(received, reader, writer):
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -274,7 +275,7 @@ async def _wait(reader: asyncio.StreamReader, seconds: float) -> None:
 # --- strictness
 
 
-def _problems(received: Received) -> list[str]:
+def problems_of(received: Received) -> list[str]:
     if received.method != "POST":
         return []
     found = []

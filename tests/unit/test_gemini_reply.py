@@ -52,7 +52,10 @@ def test_text_is_joined_and_its_signature_rides_on_the_message():
     answer, completion = recorded("text.json")
     message = only(completion)["message"]
     assert message["content"] == "Hello world"
-    assert message["extra_content"] == {"google": {"thought_signature": "c2lnMQ=="}}
+    assert message["extra_content"] == {
+        "google": {"thought_signature": "c2lnMQ=="},
+        "sellapi": {"model": "gemini-3.1-flash-lite"},
+    }
     assert "tool_calls" not in message
     assert only(completion)["finish_reason"] == "stop"
     assert answer.finish_reasons == ("stop",)
@@ -76,7 +79,10 @@ def test_function_calls_have_unique_ids_json_arguments_and_the_signature():
     assert calls[0]["id"] == "fc1"
     assert all(re.fullmatch(r"call_[0-9a-f]{24}", c["id"]) for c in calls[1:])
     assert calls[1]["id"] != calls[2]["id"]
-    assert calls[0]["extra_content"] == {"google": {"thought_signature": "c2lnMg=="}}
+    assert calls[0]["extra_content"] == {
+        "google": {"thought_signature": "c2lnMg=="},
+        "sellapi": {"model": "gemini-3.1-flash-lite"},
+    }
     assert "extra_content" not in calls[1]
     assert store.get("acct-tag", "fc1") == ("gemini-3.1-flash-lite", "c2lnMg==")
 

@@ -67,7 +67,15 @@ def test_text_comes_as_it_came_and_the_signature_once_before_the_end():
         ({"content": "Grüße \u2028\u2029\u0085"}, None),
         ({"content": " 👋🏽 from"}, None),
         ({"content": " Gemini"}, None),
-        ({"extra_content": {"google": {"thought_signature": "c2lnMQ=="}}}, None),
+        (
+            {
+                "extra_content": {
+                    "google": {"thought_signature": "c2lnMQ=="},
+                    "sellapi": {"model": "gemini-3.1-flash-lite"},
+                }
+            },
+            None,
+        ),
         ({}, "stop"),
     ]
     assert stream.usage.buckets() == {"input": 10, "output": 11}
@@ -88,7 +96,10 @@ def test_the_kth_call_of_the_stream_has_index_k_and_comes_whole():
                         "id": "fc1",
                         "type": "function",
                         "function": {"name": "get_weather", "arguments": '{"city":"Zürich"}'},
-                        "extra_content": {"google": {"thought_signature": "c2lnMg=="}},
+                        "extra_content": {
+                            "google": {"thought_signature": "c2lnMg=="},
+                            "sellapi": {"model": "gemini-3.1-flash-lite"},
+                        },
                     }
                 ]
             },
@@ -122,7 +133,15 @@ def test_the_kth_call_of_the_stream_has_index_k_and_comes_whole():
             [
                 ROLE,
                 ({"content": "Done."}, None),
-                ({"extra_content": {"google": {"thought_signature": "c2lnMw=="}}}, None),
+                (
+                    {
+                        "extra_content": {
+                            "google": {"thought_signature": "c2lnMw=="},
+                            "sellapi": {"model": "gemini-3.1-flash-lite"},
+                        }
+                    },
+                    None,
+                ),
                 ({}, "stop"),
             ],
         ),
@@ -283,4 +302,7 @@ def test_openais_stream_helper_builds_the_message(name):
         calls = choice.message.tool_calls
         assert [c.id for c in calls] == ["fc1", "fc2"]
         echoed = choice.message.model_dump(exclude_none=True)["tool_calls"][0]
-        assert echoed["extra_content"] == {"google": {"thought_signature": "c2lnMg=="}}
+        assert echoed["extra_content"] == {
+            "google": {"thought_signature": "c2lnMg=="},
+            "sellapi": {"model": "gemini-3.1-flash-lite"},
+        }
