@@ -23,7 +23,7 @@ run: $(VENV)/.runtime ## Serve the demo: offline, with a demo provider, a user a
 	@exec $(PY) cli.py serve --demo $(ARGS)
 
 test: $(VENV)/.dev ## Run every test (ARGS="-k words" runs some)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -rs $(ARGS)
 
 test-deps: $(VENV)/.dev tests/node/node_modules/.installed ## Install the tools that some tests want (curl, Node SDKs)
 	@tools/setup.sh curl
