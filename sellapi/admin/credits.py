@@ -51,6 +51,9 @@ def _known_reason(reason: str) -> str:
     return text
 
 
+_SAID = {"account_id": "user", "pack_id": "pack", "cash_micro_usd": "what was paid"}
+
+
 def find_repeat(tx: Tx, reference: str | None, same: dict[str, Any]) -> dict[str, Any] | None:
     """The entry a reference stands for already, None when it is new.
 
@@ -67,7 +70,8 @@ def find_repeat(tx: Tx, reference: str | None, same: dict[str, Any]) -> dict[str
     if other:
         raise Refused(
             f"reference {clean(reference)} was used for another act (entry {row['id']}: "
-            f"{row['kind']} for {row['email']}); they differ in {', '.join(other)}"
+            f"{row['kind']} for {row['email']}); they differ in "
+            f"{', '.join(_SAID.get(name, name) for name in other)}"
         )
     return row
 

@@ -42,6 +42,7 @@ def check(path: str | Path) -> DbCheck:
     """What SQLite finds wrong with the file."""
     database = Database(_existing(Path(path)))
     try:
+        database.check_owner()
         problems = files.check(database)
         return DbCheck(not problems, database.schema_version(), tuple(problems))
     except StorageError as error:  # too damaged to be asked further
@@ -78,7 +79,7 @@ def backup(
     scratch = path.with_name(f".{path.name}.check-{os.getpid()}")
     files.copy_aside(path, scratch)
     try:
-        copy = files.open_copy(scratch)
+        copy = files.open_copy(scratch, path)
         try:
             return _result(path, _verified(copy, path, progress), copy.schema_version())
         finally:
@@ -119,7 +120,7 @@ def restore(
     scratch = database.with_name(f".{database.name}.restore-{os.getpid()}")
     try:
         files.copy_aside(backup_file, scratch)
-        copy = files.open_copy(scratch)
+        copy = files.open_copy(scratch, backup_file)
         try:
             found, schema = _verified(copy, backup_file, progress), copy.schema_version()
             files.fold_wal(copy)

@@ -78,7 +78,9 @@ class Keys(Noun):
             slugs = [] if _none(models) else split_list(models)
             unknown = accounts.unknown_slugs(tx, slugs)
             if unknown:
-                raise Refused(f"no model is called {clean(unknown[0])}: `sellapi models list`")
+                raise Refused(
+                    f"no model is called {clean(unknown[0])}: `sellapi models list` shows the slugs"
+                )
             values["models"] = json.dumps(slugs) if slugs else None
         if limit is not None:
             values["spend_limit"] = None if _none(limit) else parse_credits(limit)

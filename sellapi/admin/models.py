@@ -318,7 +318,9 @@ class Models(Noun):
     ) -> None:
         row = catalog.provider(act.tx, provider.strip().lower())
         if row is None:
-            raise Refused(f"there is no provider {clean(provider)}: `sellapi providers list`")
+            raise Refused(
+                f"there is no provider {clean(provider)}: `sellapi providers list` shows them"
+            )
         if not upstream or len(upstream) > 200 or clean(upstream) != upstream:
             raise UsageError("--upstream wants the id the provider knows the model by")
         try:
@@ -448,6 +450,8 @@ class Models(Noun):
         margins. Without a priority the route comes after those there are.
         """
         provider, _, upstream = target.partition(":")
+        if not upstream:
+            raise UsageError(f"{clean(target)!r} is no route: write PROVIDER:ID, openai:gpt-5.4")
         with self.act("models.route_add") as act:
             row = find_model(act.tx, slug)
             old = catalog.routes(act.tx, row["id"]).get(row["id"], [])

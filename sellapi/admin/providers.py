@@ -212,7 +212,7 @@ def provider_rows(noun: Noun, tx: Tx) -> dict[str, Provider]:
 def _find(tx: Tx, name: str) -> dict[str, Any]:
     row = catalog.provider(tx, name.strip().lower())
     if row is None:
-        raise Refused(f"there is no provider {clean(name)}: `sellapi providers list`")
+        raise Refused(f"there is no provider {clean(name)}: `sellapi providers list` shows them")
     return row
 
 

@@ -35,6 +35,9 @@ __all__ = ["Audit", "Ledger", "Requests", "Stats", "UsageReports", "usage_from_j
 
 DELIVERY = ("pending", "delivered", "undelivered")
 STATES = ("held", "settled", "voided", "swept")
+ENTRY_KINDS = (
+    "signup", "sale", "sale_refund", "grant", "deduct", "charge", "charge_refund", "owed_payment",
+)  # fmt: skip
 CHUNK = 500
 """Receipts read at once."""
 Progress = Callable[[int, int], None]
@@ -278,6 +281,8 @@ class Ledger(Noun):
         limit: int = 50,
     ) -> tuple[Entry, ...]:
         """Ledger entries newest first, filtered; ``before`` is the id the page ends above."""
+        if kind is not None and kind not in ENTRY_KINDS:
+            raise UsageError(f"{clean(kind)!r} is no kind of entry: {', '.join(ENTRY_KINDS)}")
         since_ms = None if since is None else parse_since(since, self.desk.now()) * 1000
         with self.read() as tx:
             account_id = None if user is None else find_account(tx, user)["id"]

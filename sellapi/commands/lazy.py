@@ -77,6 +77,10 @@ class LazyGroup(click.Group):
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(2)
+        except click.NoSuchOption as error:
+            number = error.option_name.lstrip("-").replace(".", "", 1).isdigit()
+            message = "an amount is never negative" if number else error.format_message()
+            fail(message, "usage", 2, as_json=as_json, hint=self._hint(given))
         except click.UsageError as error:
             hint = self._hint(given)
             fail(error.format_message(), "usage", 2, as_json=as_json, hint=hint)

@@ -26,8 +26,8 @@ def verify(out: Out) -> None:
 
 
 @command(ledger, "list", example="sellapi ledger list --user ann@shop.test --kind sale")
-@click.option("--user", metavar="EMAIL")
-@click.option("--kind")
+@click.option("--user", metavar="EMAIL", help="Only entries of a user.")
+@click.option("--kind", metavar="sale|grant|charge|…", help="Only entries of a kind.")
 @click.option("--since", metavar="7d|DATE")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @click.option("--csv", "as_csv", is_flag=True)
@@ -46,7 +46,7 @@ def list_(out: Out, as_csv: bool, **filters: Any) -> None:
 
 @command(None, "audit", example="sellapi audit --act packs --since 7d")
 @click.option("--act", help="An act or its noun: keys.revoke, packs.")
-@click.option("--actor")
+@click.option("--actor", help="Who did it, as shown.")
 @click.option("--target", metavar="EMAIL|user:1|key:3|model:SLUG")
 @click.option("--since", metavar="7d|DATE")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)

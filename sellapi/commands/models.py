@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from sellapi.commands.common import Out, command, group
 
-COLUMNS = ["slug", "mode", "tier", "prices", "sold"]
+COLUMNS = ["slug", "mode", "tier", "prices", "live"]
 WIDE = ["provider", "upstream", "why_not"]
 _BRIEF = {
     "input": "in",
@@ -92,7 +93,7 @@ def list_(out: Out) -> None:
         out.admin.models.list(),
         COLUMNS,
         wide=WIDE,
-        cells={"prices": _brief, "sold": lambda m: "yes" if m["available"] else "no"},
+        cells={"prices": _brief, "live": lambda m: "yes" if m["available"] else "no"},
         empty="no models yet: sellapi models add SLUG",
     )
 
@@ -100,12 +101,13 @@ def list_(out: Out) -> None:
 def _brief(model: dict[str, Any]) -> str:
     """``in 3 out 15 cached 0.3``."""
     words = []
-    for name, price in model["prices"].items():
-        if name == "images":
-            each = sorted(set(price.values()), key=float)
-            words.append(f"each {each[0]}" + (f"-{each[-1]}" if len(each) > 1 else ""))
-        elif name in _BRIEF:
-            words.append(f"{_BRIEF[name]} {price}")
+    for name, word in _BRIEF.items():
+        price = model["prices"].get(name)
+        if isinstance(price, dict):
+            each = sorted(price.values(), key=Decimal)
+            price = each[0] if each[0] == each[-1] else f"{each[0]}-{each[-1]}"
+        if price is not None:
+            words.append(f"{word} {price}")
     return " ".join(words) or "none"
 
 
@@ -161,7 +163,7 @@ def prices(out: Out, slug: str) -> None:
     example="sellapi models route openai/gpt-5.4 add backup:gpt-5.4 --priority 1 --cost input=2.5",
 )
 @click.argument("slug")
-@click.argument("verb", type=click.Choice(["add", "remove"]))
+@click.argument("verb", metavar="add|remove", type=click.Choice(["add", "remove"]))
 @click.argument("target", metavar="PROVIDER:ID")
 @click.option("--priority", type=int, help="Lowest is tried first (default: last).")
 @click.option("--weight", type=int, help="Share among equal priorities.")

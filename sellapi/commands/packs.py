@@ -79,14 +79,14 @@ def tiers_list(out: Out) -> None:
 
 
 @command(tiers, "show", example="sellapi tiers show free")
-@click.argument("name", type=click.Choice(["free", "pro"]))
+@click.argument("name", metavar="free|pro", type=click.Choice(["free", "pro"]))
 def tiers_show(out: Out, name: str) -> None:
     """Show one tier."""
     out.one(out.admin.tiers.show(name))
 
 
 @command(tiers, "set", example="sellapi tiers set free --rpm 30 --signup-credits 5000")
-@click.argument("name", type=click.Choice(["free", "pro"]))
+@click.argument("name", metavar="free|pro", type=click.Choice(["free", "pro"]))
 @click.option("--rpm", type=click.IntRange(0), help="Requests a minute per key.")
 @click.option("--account-rpm", type=click.IntRange(0), help="Requests a minute per account.")
 @click.option("--signup-credits", help="Credits a new user starts with.")

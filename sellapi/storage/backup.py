@@ -108,29 +108,29 @@ def _sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def open_copy(path: Path) -> Database:
-    """A backup file, opened for checking; raises `Refused` in words when it cannot be used."""
+def open_copy(path: Path, name: Path) -> Database:
+    """A copy of the backup ``name``, opened for checking; raises `Refused` when it is of no use."""
     if not path.is_file():
-        raise Refused(f"there is no file {path}")
+        raise Refused(f"there is no file {name}")
     database = Database(path)
     try:
         version = database.schema_version()
         problems = check(database)
     except (DatabaseUnavailable, SchemaMismatch) as error:
         database.close()
-        raise Refused(f"{path} cannot be restored: {error}") from error
+        raise Refused(f"{name} cannot be restored: {str(error).partition(';')[0]}") from error
     if version != SCHEMA_VERSION:
         database.close()
         age = "older" if version < SCHEMA_VERSION else "newer"
         mend = (
-            f"migrate it first: `sellapi db migrate --database {path}`"
+            f"migrate it first: `sellapi db migrate --database {name}`"
             if age == "older"
             else "use the newer sellapi that wrote it"
         )
-        raise Refused(f"{path} has schema {version}, {age} than this program's: {mend}")
+        raise Refused(f"{name} has schema {version}, {age} than this program's: {mend}")
     if problems:
         database.close()
-        raise Refused(f"{path} is damaged: {problems[0]}")
+        raise Refused(f"{name} is damaged: {problems[0]}")
     return database
 
 

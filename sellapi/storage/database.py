@@ -214,12 +214,14 @@ class Database:
     def open(cls, path: str | Path, **options: Any) -> Database:
         """Open an existing database of this program's schema.
 
-        Raises `DatabaseMissing`, `SchemaMismatch`, `DatabaseUnavailable`.
+        Raises `DatabaseMissing`, `SchemaMismatch`, `DatabaseUnavailable`, and `Refused` before
+        another user's files are touched.
         """
         path = Path(path)
         if not path.is_file() or path.stat().st_size == 0:
             raise DatabaseMissing(f"there is no database at {path}: run `sellapi init` first")
         database = cls(path, **options)
+        database.check_owner()
         version = database.schema_version()
         if version < SCHEMA_VERSION:
             raise SchemaMismatch(
