@@ -33,12 +33,14 @@ ORDER = {"f": "ok", "i": 10, "c": 0, "o": 5, "n": 2}
 
 
 async def connect(
-    port: int, receive_buffer: int = 0
+    port: int, receive_buffer: int = 0, *, attacking: bool = True
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     sock = socket.socket()
     sock.setblocking(False)
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    if attacking:  # strangers have other addresses than the good client
+        sock.bind((f"127.0.0.{random.randint(2, 9)}", 0))
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
     return await asyncio.open_connection(sock=sock)
 
@@ -127,9 +129,9 @@ async def never_read(port: int, key: str, _number: int) -> None:
     order = ORDER | {"n": 120, "w": 20_000}
     body = {"model": CHAT, "stream": True, "max_tokens": 64}
     body["messages"] = [{"role": "user", "content": json.dumps(order)}]
-    reader, writer = await connect(port, receive_buffer=4_096)
+    _, writer = await connect(port, receive_buffer=4_096)
     with contextlib.closing(writer):
-        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(post("/chat/completions", key, json.dumps(body).encode()))
         await asyncio.sleep(60)
 
@@ -165,7 +167,7 @@ async def zipped(port: int, key: str, _number: int) -> None:
 ATTACKS: dict[str, tuple[Attack, int, str]] = {
     "slow heads": (slow_heads, 1_500, "1,500 connections, one byte a second"),
     "slow bodies": (slow_bodies, 1_000, "1,000 connections, half with a good key"),
-    "idle connections": (idle, 6_000, "6,000 connections that say nothing"),
+    "idle connections": (idle, 6_000, "6,000 connections from 8 addresses"),
     "bad keys": (bad_keys, 100, "100 connections, each key another"),
     "giant heads": (giant_heads, 20, "20 clients, 4 MB of headers"),
     "endless bodies": (endless_bodies, 20, "20 clients, chunked without end"),
@@ -204,7 +206,9 @@ async def good(port: int, key: str, seconds: float) -> list[float]:
     took = []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        reader, writer = await connect(port)  # a new connection now and then, as clients do
+        reader, writer = await connect(
+            port, attacking=False
+        )  # a new connection now and then, as clients do
         for _ in range(20):
             start = time.perf_counter()
             writer.write(request)

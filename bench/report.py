@@ -13,7 +13,6 @@ from typing import Any
 __all__ = ["Check", "Sample", "Table", "judge", "percentile", "render", "replace_block"]
 
 BUSY = "machine too busy"
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -209,13 +208,17 @@ def render(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replace_block(text: str, block: str) -> str:
-    """``text`` with what stands between the two marks replaced; raises `ValueError` without marks."""
-    before, begun, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+def replace_block(text: str, block: str, name: str = "bench") -> str:
+    """``text`` with what stands between the marks of ``name`` replaced.
+
+    Raises `ValueError` without marks.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begun, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
     if not (begun and ended):
-        raise ValueError(f"the marks {BEGIN} and {END} are missing")
-    return f"{before}{BEGIN}\n{block.strip()}\n{END}{after}"
+        raise ValueError(f"the marks {begin} and {end} are missing")
+    return f"{before}{begin}\n{block.strip()}\n{end}{after}"
 
 
 def pack(

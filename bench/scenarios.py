@@ -18,7 +18,7 @@ from bench.report import Sample, Table
 from bench.shop import JOBS, Job
 from bench.stage import Stage, Subject, serve_command, serve_env
 
-__all__ = ["SCENARIOS", "Plan", "run_scenario"]
+__all__ = ["SCENARIOS", "Plan", "Run", "closed", "run_scenario"]
 
 MB = 1 << 20
 BIG_EVERY_S = 0.5
@@ -81,7 +81,7 @@ def _highest_rss(process: Process | None) -> Iterator[list[float]]:
 # -- closed loops ------------------------------------------------------------------------------
 
 
-def _closed(
+def closed(
     run: Run,
     turn: int,
     subject: Subject,
@@ -138,7 +138,7 @@ def _each(job: str, names: Sequence[str], connections: int | None = None) -> Cal
     def scenario(run: Run) -> None:
         for turn, subject in run.turns(names):
             if subject.paths is None or job in subject.paths:
-                _closed(run, turn, subject, JOBS[job], connections=connections)
+                closed(run, turn, subject, JOBS[job], connections=connections)
 
     return scenario
 
@@ -155,7 +155,7 @@ def _accounts(run: Run) -> None:
     for turn in range(run.plan.rounds):
         ways = (("many keys", ()), ("one hot key", subject.keys[:1]))
         for label, keys in ways if turn % 2 == 0 else reversed(ways):
-            _closed(run, turn, subject, JOBS["plain"], keys=keys, label=label)
+            closed(run, turn, subject, JOBS["plain"], keys=keys, label=label)
 
 
 # -- open loops --------------------------------------------------------------------------------

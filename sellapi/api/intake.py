@@ -16,6 +16,7 @@ from sellapi.gateway.shop import Shop
 __all__ = ["Budget", "address_of", "read_ask"]
 
 DISCARD_BYTES = 160_000_000
+DISCARD_PAUSE_S = 0.002
 DISCARD_S = 20.0
 
 
@@ -147,6 +148,7 @@ async def _discard(request: Request, limit: int) -> None:
         async with asyncio.timeout(DISCARD_S):
             while stream is not None and stream.request_body and size < DISCARD_BYTES:
                 size += len(await stream.read() or b"")
+                await asyncio.sleep(DISCARD_PAUSE_S)  # the others first
     except TimeoutError:
         pass
     raise PayloadTooLarge(f"The body is too large: at most {limit // 1_000_000} MB are taken.")
