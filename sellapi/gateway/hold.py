@@ -115,6 +115,8 @@ class Hold:
     _resolved: bool = False
     _delivered: bool = False
     _settled: bool = False
+    _unpaid: bool = False
+    """It was settled for nothing although a provider may bill images for it."""
 
     # -- place -------------------------------------------------------------------------------------
 
@@ -226,7 +228,12 @@ class Hold:
         amount = self.charge_for(usage)
         last = self.attempts[-1]
         bounded = self.priced.bounded and finish == "length"
-        cost = 0 if last.route.cost is None else charge(last.route.cost, usage)
+        demand = self.asked.demand
+        cost = 0
+        if last.route.cost is not None:
+            cost = charge(last.route.cost, usage, size=demand.size, quality=demand.quality)
+        # Images that are on their way when a client leaves are made, and billed to us.
+        self._unpaid = demand.images > usage.images and usage.estimated and not amount
         settlement = Settlement(
             request_id=self.request_id,
             charge=amount,
@@ -243,9 +250,9 @@ class Hold:
             first_byte_ms=self.first_byte_ms,
             attempts=self._attempts_json(),
             cost=cost,
-            loss=self._loss(self.attempts[:-1]),
+            loss=self._loss(self.attempts if self._unpaid else self.attempts[:-1]),
             error=error,
-            finish_reason=finish,
+            finish_reason=None if finish is None else finish[:40],
         )
         future = self.writer.submit(lambda tx: ledger.settle(tx, settlement), must=True)
         self._count(usage.total_input + usage.total_output, amount, cost, error=error is not None)
@@ -285,7 +292,9 @@ class Hold:
     @property
     def voided_after_send(self) -> bool:
         """It came to nothing although a provider may bill for it."""
-        return self._resolved and not self._settled and any(a.billable for a in self.attempts)
+        if self._settled:
+            return self._unpaid
+        return self._resolved and any(a.billable for a in self.attempts)
 
     def end(self, error: BaseException | None) -> None:
         """Every way out that was not decided before: an error answered, or a client that left."""
@@ -344,11 +353,18 @@ class Hold:
         )
 
     def _loss(self, attempts: list[Attempt]) -> int:
-        """What providers may still bill for tries that came to nothing (their prompts)."""
+        """What providers may still bill for tries that came to nothing: prompts, and images."""
+        demand = self.asked.demand
+        usage = msgspec.structs.replace(
+            self.asked.estimate,
+            images=demand.images,
+            image_output=demand.image_tokens * demand.images,
+        )
         loss = 0
         for attempt in attempts:
             if attempt.billable:
-                loss += charge(attempt.route.cost or self.model.prices, self.asked.estimate)
+                prices = attempt.route.cost or self.model.prices
+                loss += charge(prices, usage, size=demand.size, quality=demand.quality)
         return loss
 
     def _attempts_json(self) -> str:

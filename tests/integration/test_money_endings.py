@@ -418,3 +418,29 @@ async def test_embeddings_are_charged_to_the_hundredth_of_a_credit(front: Front)
     answer = await front.post("/embeddings", {"model": EMBED, "input": "ten tokens"})
     assert answer.headers["x-sellapi-credits-charged"] == "0.02"
     assert answer.headers["x-sellapi-credits-balance"] == "19999.98"
+
+
+async def test_leaving_an_image_call_is_a_loss_and_not_free_for_long(front: Front) -> None:
+    slow = json_reply({"created": 1, "data": [{"b64_json": "aGk="}]})
+    slow.before_s = 5.0
+    front.fake.script("/images/generations", slow)
+    front.shop.execute("UPDATE tiers SET rpm = 100 WHERE name = 'free'")
+    for number in range(1, 22):
+        caller = await Caller.post(front, "/images/generations", model=IMAGE, prompt="x")
+        await asked(front, number)
+        caller.leave()
+        rows = await front.settled(number)
+        assert (rows[-1]["charge"], rows[-1]["loss"]) == (0, 4_000_000_000)
+    answer = await front.post("/images/generations", {"model": IMAGE, "prompt": "x"})
+    assert answer.status_code == 429
+
+
+async def test_images_that_did_not_come_in_time_are_a_loss(front: Front) -> None:
+    front.shop.execute("UPDATE routes SET timeout_ms = 50, cost = ?", '{"images": {"*:*": 30000}}')
+    slow = json_reply({"created": 1, "data": [{"b64_json": "aGk="}]})
+    slow.before_s = 5.0
+    front.fake.script("/images/generations", slow)
+    answer = await front.post("/images/generations", {"model": IMAGE, "prompt": "x", "n": 2})
+    assert answer.status_code == 504
+    (row,) = await front.settled()
+    assert (row["state"], row["loss"]) == ("voided", 2 * 3_000_000_000)
