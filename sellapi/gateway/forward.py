@@ -20,7 +20,7 @@ from sellapi.gateway.media import fetch_media, inline_images
 from sellapi.gateway.router import Router
 from sellapi.gateway.stats import Stats
 from sellapi.upstream.adapter import Answer, Job, Outbound, StreamDecoder, UpstreamFailure
-from sellapi.upstream.client import Call, Reply
+from sellapi.upstream.client import Call, LeftInLine, Reply
 from sellapi.upstream.openai_reply import edit
 from sellapi.upstream.openai_shape import openai_usage
 from sellapi.upstream.registry import Link, Registry
@@ -140,7 +140,8 @@ class Forwarder:
                 attempt.ended("refused", None if attempt.sent else refusal.status)
                 if left == 0 or attempt.sent:
                     raise before or refusal from refusal
-            except BaseException:
+            except BaseException as error:
+                attempt.sent = attempt.sent and not isinstance(error, LeftInLine)
                 attempt.ended("cancelled")
                 raise
             else:

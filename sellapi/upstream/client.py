@@ -19,7 +19,17 @@ from sellapi.errors import Overloaded, UpstreamFailed, UpstreamTimeout
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.inflate import Inflater
 
-__all__ = ["Call", "Deadline", "Engine", "EngineOptions", "Exchange", "Reply", "Slots"]
+__all__ = [
+    "Call",
+    "Deadline",
+    "Engine",
+    "EngineOptions",
+    "Exchange",
+    "LeftInLine",
+    "Reply",
+    "Slots",
+    "queue_full",
+]
 
 USER_AGENT = "sellapi"
 
@@ -245,7 +255,10 @@ class Exchange(ABC):
         """What an exception of the library means before the head has arrived."""
 
     async def __aenter__(self) -> Self:
-        await self._slots.acquire()
+        try:
+            await self._slots.acquire()
+        except asyncio.CancelledError as left:
+            raise LeftInLine from left
         deadline = self._deadline = Deadline()
         try:
             deadline.start(self._call.first_byte_s)
@@ -297,6 +310,10 @@ class Exchange(ABC):
         if size > limit:
             raise too_long(limit)
         return first if len(parts) == 1 else b"".join(parts)
+
+
+class LeftInLine(asyncio.CancelledError):
+    """Cancelled while it waited for a connection to be free: provably never sent."""
 
 
 def queue_full() -> UpstreamFailure:

@@ -444,3 +444,23 @@ async def test_images_that_did_not_come_in_time_are_a_loss(front: Front) -> None
     assert answer.status_code == 504
     (row,) = await front.settled()
     assert (row["state"], row["loss"]) == ("voided", 2 * 3_000_000_000)
+
+
+async def test_leaving_while_waiting_for_a_connection_costs_nothing(front: Front) -> None:
+    front.shop.execute("UPDATE providers SET max_connections = 1")
+    slow = json_reply(completion())
+    slow.before_s = 0.5
+    front.fake.script("/chat/completions", slow)
+    first = asyncio.ensure_future(front.chat(max_tokens=5))
+    await asked(front)
+    caller = await Caller.post(front)
+    async with asyncio.timeout(5):
+        while len(front.requests()) < 2:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    caller.leave()
+    assert (await first).status_code == 200
+    rows = await front.settled(2)
+    assert [r["state"] for r in rows] == ["settled", "voided"]
+    assert front.balance() == WHOLE - 2_000_000
+    assert len(front.fake.requests) == 1
