@@ -125,8 +125,8 @@ class Page(Screen[None]):
                 call, then = asked
                 answer = await self._answer(call)
                 asked = self._waiting.pop(group, None)
-                if asked is None and answer is not None and self.is_attached:
-                    then(answer[0])
+                if asked is None and answer is not None and self.query("#keys"):
+                    then(answer[0])  # otherwise the screen was left meanwhile
         finally:
             self._under_way.discard(group)
 

@@ -200,7 +200,7 @@ class Rows(DataTable[Text]):
     def render_line(self, y: int) -> Any:
         """The empty table says what to do instead of showing nothing."""
         strip = super().render_line(y)
-        if not self._items and y == 2 and self._empty:
+        if not self._items and y == 1 and self._empty:
             from rich.segment import Segment
             from textual.strip import Strip
 

@@ -1,0 +1,166 @@
+"""Every screen shows what it is for, at 80x24 and at 200x60, and nothing is cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tui.stage import LARGE, SIZES, SMALL, Driver, screens
+from tui.widgets.bar import KeyLine
+from tui.widgets.rows import Rows
+
+
+def _assert_fits(driver: Driver) -> None:
+    """No table is wider than its place, no line longer than the screen, every key is shown."""
+    screen, width = driver.app.screen, driver.app.size.width
+    for rows in screen.query(Rows):
+        if rows.display and rows.size.width:
+            assert rows.virtual_size.width <= rows.size.width, rows.id
+    assert all(len(line) <= width for line in driver.text.splitlines())
+    shown = str(screen.query_one(KeyLine).render()).replace("\N{NO-BREAK SPACE}", " ")
+    for active in screen.active_bindings.values():
+        if active.binding.show and active.binding.description:
+            assert active.binding.description in shown
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_now_shows_rates_money_and_the_tail(shop: Path, size: tuple[int, int]) -> None:
+    async with screens(shop, size) as driver:
+        tail = await driver.loaded("tail")
+        await driver.sees("Requests/s", "Liability", "Open holds", "Margin", "Requests a minute")
+        _assert_fits(driver)
+        assert len(tail.items) > 50
+        assert tail.items[0].at >= tail.items[10].at
+
+
+async def test_a_large_screen_shows_plots_tops_and_health_at_once(shop: Path) -> None:
+    async with screens(shop, LARGE) as driver:
+        await driver.loaded("top-users")
+        await driver.sees("Top users today", "Top models today", "Providers", "Credits a minute")
+        await driver.sees("anthropic/claude-sonnet-4.6", "no server")
+
+
+async def test_a_small_screen_goes_through_the_views(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.loaded("tail")
+        for words in ("Credits a minute", "Top users today", "Top models today", "Providers"):
+            await driver.press("v")
+            await driver.sees(words)
+            _assert_fits(driver)
+        await driver.press("v", "h")
+        await driver.sees("Requests a minute, last day")
+
+
+MODES = (
+    ("2", "users", ["E-mail", "Balance", "newest first", "sven@kiosk24.example"]),
+    ("3", "model-rows", ["Models", "Providers", "Packs", "Tiers", "openai/gpt-5.4", "2.5"]),
+    ("right", "provider-rows", ["anthropic", "ready", "256"]),
+    ("right", "pack-rows", ["starter", "500,000.00", "$5.00", "active"]),
+    ("right", "tier-rows", ["free", "10,000.00", "600"]),
+    ("4", "entries", ["Kind", "charge", "Credits", "any kind"]),
+    ("5", "acts", ["packs.sell", "operator", "cli", "What changed"]),
+)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_mode_lists_its_nouns(shop: Path, size: tuple[int, int]) -> None:
+    async with screens(shop, size) as driver:
+        for key, table, words in MODES:
+            await driver.press(key)
+            await driver.loaded(table)
+            await driver.sees(*words)
+            _assert_fits(driver)
+
+
+PAGES = (
+    ("user", "ana.sousa@lusitano.dev", ["Available", "Keys", "Ledger", "staging"]),
+    ("model", "anthropic/claude-sonnet-4.6", ["Routes", "Price versions", "input 3"]),
+    ("doctor", "", ["permissions", "schema", "undelivered"]),
+)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_pages_open_on_top_and_esc_leads_back(shop: Path, size: tuple[int, int]) -> None:
+    async with screens(shop, size) as driver:
+        await driver.loaded("tail")
+        for page, what, words in PAGES:
+            driver.app.open_page(page, what)
+            await driver.sees(*words)
+            _assert_fits(driver)
+            await driver.press("escape")
+            await driver.at("Now")
+
+
+async def test_enter_opens_a_receipt_whose_arithmetic_makes_the_charge(shop: Path) -> None:
+    async with screens(shop) as driver:
+        tail = await driver.loaded("tail")
+        while tail.current.state != "settled":
+            await driver.press("j")
+        request = tail.current
+        await driver.press("enter")
+        await driver.sees(request.request_id, "sum, rounded up", "charged", "in dollars")
+        lines = driver.text.splitlines()
+        total = next(line for line in lines if "sum, rounded up" in line).split()[-1]
+        charged = next(line for line in lines if line.strip().startswith("charged")).split()[-1]
+        assert total == charged
+        await driver.press("escape")
+        await driver.at("Now")
+
+
+async def test_help_names_every_key_of_the_screen(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.press("2")
+        await driver.loaded("users")
+        await driver.press("question_mark")
+        await driver.sees("This screen", "Search", "Issue key", "Esc closes")
+        await driver.press("escape")
+        await driver.at("Users")
+
+
+async def test_dark_and_light_keep_tables_and_plots(shop: Path) -> None:
+    async with screens(shop, LARGE) as driver:
+        await driver.loaded("top-models")
+        before = driver.text.splitlines()[25:40]
+        await driver.press("T")
+        await driver.until(lambda: not driver.app.current_theme.dark, "a light theme")
+        await driver.until(lambda: driver.text.splitlines()[25:40] == before, "the same words")
+        await driver.press("T")
+        await driver.until(lambda: driver.app.current_theme.dark, "a dark theme")
+
+
+async def test_an_empty_shop_greets_with_what_to_do_first(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name)
+    async with screens(empty) as driver:
+        await driver.sees("Welcome", "1. give `sellapi serve`", "2. add a user", "3. start the")
+        await driver.sees("No request yet")
+        await driver.press("2")
+        await driver.sees("No user here. Press a to add one")
+
+
+async def test_columns_follow_the_size_of_the_terminal(shop: Path) -> None:
+    async with screens(shop, SMALL) as driver:
+        await driver.press("2")
+        await driver.loaded("users")
+        assert "Since" not in driver.text
+        await driver.pilot.resize_terminal(*LARGE)
+        await driver.sees("Since", "Name")
+        await driver.pilot.resize_terminal(*SMALL)
+        await driver.until(lambda: "Since" not in driver.text, "fewer columns")
+        _assert_fits(driver)
+
+
+async def test_foreign_text_is_shown_as_text(shop: Path, admin: object) -> None:
+    """Neither markup nor control characters of a name reach the terminal."""
+    admin.users.add("evil@example.com", name="[red]boo[/]\x1b[2J\u202eabc")  # type: ignore[attr-defined]
+    async with screens(shop, LARGE) as driver:
+        await driver.press("2")
+        await driver.sees("[red]boo[/]\N{REPLACEMENT CHARACTER}")
+        assert "\x1b" not in driver.text
+        assert "\u202e" not in driver.text
+        await driver.press("enter")
+        await driver.at("UserPage")
+        await driver.sees("[red]boo[/]\N{REPLACEMENT CHARACTER}[2J")
