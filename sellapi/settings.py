@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     """Seconds a client has to send a request's body."""
     keep_alive_timeout: float = 75.0
     """Seconds a connection may be idle between two requests."""
-    write_stall_timeout: float = 30.0
+    write_stall_timeout: float = 60.0
     """Seconds after which a client is cut that does not read what waits for it."""
     max_connections: int = 8_192
     """Open connections of clients together (fewer where the system allows fewer open files)."""

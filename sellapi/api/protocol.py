@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from collections import Counter
 from time import monotonic
 from typing import Any
@@ -30,6 +31,10 @@ SLOWEST_READER_BYTES_S = 1_024
 EVICT_AT_ONCE = 64
 UNWANTED_PAUSE_S = 0.02
 """After each piece of a body that nobody wants any more."""
+UNSENT_BYTES = 131_072
+"""What the kernel keeps of an answer a client does not take: not the megabytes it would, so that
+stuck clients are cheap, and seen."""
+_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 FILES_APART = 1_024
 """File descriptors left for the database, providers and logs."""
 _WAITING = (Stage.IDLE, Stage.REQUEST)
@@ -118,6 +123,9 @@ class GuardedProtocol(HttpProtocol):
             transport.close()
             return
         self._address = address
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
         super().connection_made(transport)  # type: ignore[no-untyped-call]
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,241 @@
+"""Clients that take more than their share: each is cut in time, the others do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sellapi.api import protocol
+from tests.support.fake_openai import stream_reply
+from tests.support.shopfront import CHAT, HELLO, Front, chunk, open_front
+
+LIMITS = {
+    "head_timeout": 0.5,
+    "body_timeout": 0.6,
+    "keep_alive_timeout": 1.0,
+    "write_stall_timeout": 0.5,
+    "max_connections": 40,
+    "max_connections_per_address": 20,
+}
+
+
+@pytest.fixture
+async def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Front]:
+    monkeypatch.setattr(protocol, "CHECK_EVERY_S", 0.05)
+    async with open_front(tmp_path, tier="pro", **LIMITS) as opened:
+        yield opened
+
+
+class Raw:
+    """A connection by hand."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def closed_within(self, seconds: float) -> bool:
+        """Whether the server ends it, reading (and dropping) what it still says."""
+        try:
+            async with asyncio.timeout(seconds):
+                while await self.reader.read(65_536):
+                    pass
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            pass
+        return True
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+        body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(lines[0].split()[1]), headers, body
+
+
+@contextlib.asynccontextmanager
+async def connect(front: Front, source: str = "127.0.0.1", limit: int = 65_536):
+    port = int(front.run.origin.rpartition(":")[2])
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    sock.bind((source, 0))
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    raw = Raw(*await asyncio.open_connection(sock=sock, limit=limit))
+    try:
+        yield raw
+    finally:
+        raw.writer.transport.abort()
+
+
+def post(key: str, body: bytes = b"", *more: str) -> bytes:
+    head = (
+        "POST /v1/chat/completions HTTP/1.1",
+        "host: x",
+        "content-type: application/json",
+        f"authorization: Bearer {key}",
+        *more,
+    )
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+async def _trickle(raw: Raw) -> None:
+    with contextlib.suppress(ConnectionError):
+        while True:
+            raw.writer.write(b"x")
+            await asyncio.sleep(0.05)
+
+
+async def test_a_head_that_trickles_in_is_cut_at_its_deadline_however_many_bytes_come(front):
+    async with connect(front) as raw:
+        raw.writer.write(b"GET /health HTTP/1.1\r\nx-slow: ")
+        slow = asyncio.ensure_future(_trickle(raw))
+        assert await raw.closed_within(2.0)
+        slow.cancel()
+
+
+async def test_a_second_head_on_a_connection_has_a_deadline_of_its_own(front):
+    async with connect(front) as raw:
+        for _ in range(4):  # longer together than one head may take
+            raw.writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n")
+            await asyncio.sleep(0.25)
+            raw.writer.write(b"\r\n")
+            assert (await raw.answer())[0] == 200
+        raw.writer.write(b"GET /health HTTP/1.1\r\nx-slow: ")
+        slow = asyncio.ensure_future(_trickle(raw))
+        assert await raw.closed_within(2.0)
+        slow.cancel()
+
+
+async def test_a_connection_that_says_nothing_is_closed_sooner_than_one_kept_alive(front):
+    async with connect(front) as silent, connect(front) as kept:
+        kept.writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        await kept.answer()
+        assert await silent.closed_within(0.9)
+        assert not await kept.closed_within(0.05)
+        assert await kept.closed_within(1.5)
+
+
+async def test_a_body_is_only_waited_for_when_the_key_is_good_and_not_for_long(front):
+    async with connect(front) as bad, connect(front) as good:
+        bad.writer.write(post("sk-sellapi-" + "A" * 43, b"{", "content-length: 1000"))
+        start = time.monotonic()
+        assert (await bad.answer())[0] == 401
+        assert time.monotonic() - start < 0.4
+        good.writer.write(post(front.key, b"{", "content-length: 1000"))
+        slow = asyncio.ensure_future(_trickle(good))
+        status, headers, _ = await good.answer()
+        slow.cancel()
+        assert status == 408
+        assert headers["x-should-retry"] == "false"
+
+
+async def test_an_address_with_too_many_connections_gets_503_and_others_are_served(front):
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            await stack.enter_async_context(connect(front, "127.0.0.7"))
+        await asyncio.sleep(0.05)
+        async with connect(front, "127.0.0.7") as over:
+            status, headers, body = await over.answer()
+            assert status == 503
+            assert int(headers["retry-after"]) > 0
+            assert headers["x-request-id"].startswith("req_")
+            assert json.loads(body)["error"]["type"] == "overloaded"
+        assert (await front.chat()).status_code == 200
+    await asyncio.sleep(0.1)
+    async with connect(front, "127.0.0.7") as again:
+        again.writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await again.answer())[0] == 200
+
+
+async def test_when_all_connections_are_taken_those_that_only_wait_make_room(front):
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(45):
+            source = f"127.0.0.{10 + number % 5}"
+            await stack.enter_async_context(connect(front, source))
+        assert (await front.chat()).status_code == 200
+        assert front.run.app.ctx.gate.open <= 40
+
+
+async def test_a_stream_to_a_client_that_never_reads_is_cut_settled_and_cancelled_upstream(front):
+    words = [chunk("w" * 60_000) for _ in range(1_000)]
+    front.fake.script("/chat/completions", stream_reply(words))
+    body = json.dumps({"model": CHAT, "messages": HELLO, "stream": True}).encode()
+    async with connect(front, limit=1_024) as raw:
+        raw.writer.transport.pause_reading()
+        raw.writer.write(post(front.key, body, f"content-length: {len(body)}"))
+        for _ in range(300):
+            if front.fake.aborted:
+                break
+            await asyncio.sleep(0.02)
+        assert front.fake.aborted == 1
+        rows = await front.settled(1)
+    assert [(r["state"], r["estimated"]) for r in rows] == [("settled", 1)]
+    for _ in range(50):
+        if front.requests()[0]["delivery"] == 2:
+            break
+        await asyncio.sleep(0.02)
+    assert front.requests()[0]["delivery"] == 2
+
+
+async def test_a_client_that_reads_slowly_but_reads_gets_all_of_it(front):
+    words = [chunk("w" * 60_000) for _ in range(150)]
+    front.fake.script("/chat/completions", stream_reply([*words, chunk(finish="stop")]))
+    body = json.dumps({"model": CHAT, "messages": HELLO, "stream": True}).encode()
+    async with connect(front) as raw:
+        raw.writer.write(post(front.key, body, f"content-length: {len(body)}"))
+        got = b""
+        for _ in range(15):
+            got += await raw.reader.read(100_000)
+            await asyncio.sleep(0.1)  # three stall times in all
+        while b"[DONE]" not in got[-200:]:
+            data = await raw.reader.read(1_000_000)
+            assert data
+            got += data
+    assert got.count(b"w" * 60_000) == 150
+
+
+async def test_pipelined_requests_are_answered_in_order(front):
+    async with connect(front) as raw:
+        good = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+        raw.writer.write((good + good.replace(b"health", b"nothing")) * 50)
+        statuses = [(await raw.answer())[0] for _ in range(100)]
+    assert statuses == [200, 404] * 50
+
+
+async def test_a_zipped_body_is_415(front):
+    async with connect(front) as raw:
+        raw.writer.write(
+            post(front.key, b"\x1f\x8b", "content-length: 2", "content-encoding: gzip")
+        )
+        assert (await raw.answer())[0] == 415
+
+
+async def test_a_flood_of_bad_keys_does_not_touch_a_good_key_of_the_same_address(front):
+    async def bad(number: int) -> int:
+        return (await front.chat(key=f"sk-sellapi-{number:043d}")).status_code
+
+    assert (await front.chat()).status_code == 200
+    flood = [asyncio.ensure_future(bad(n)) for n in range(15)]
+    await asyncio.sleep(0.05)
+    start = time.monotonic()
+    assert (await front.chat()).status_code == 200
+    assert time.monotonic() - start < 0.5
+    assert set(await asyncio.gather(*flood)) == {401}
+
+
+async def test_bodies_in_memory_are_counted_as_they_arrive_and_given_back(tmp_path):
+    async with open_front(tmp_path, grant=1_000_000, body_memory_bytes=300_000) as front:
+        big = {"model": CHAT, "messages": [{"role": "user", "content": "x" * 400_000}]}
+        reply = await front.post("/chat/completions", big)
+        assert reply.status_code == 503
+        assert int(reply.headers["retry-after"]) > 0
+        for _ in range(3):
+            big["messages"][0]["content"] = "x" * 200_000
+            assert (await front.post("/chat/completions", big)).status_code == 200
+        assert front.run.app.ctx.budget._left == 300_000
