@@ -129,6 +129,7 @@ class Forwarder:
                 async with self._router.place(route, wait=left == 0):
                     result = await call(attempt)
             except UpstreamFailure as failure:
+                self._registry.conceal(route.provider, failure)
                 attempt.sent = attempt.sent and failure.sent
                 attempt.ended(failure.reason, failure.status)
                 self._router.failed(route, failure)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sellapi.domain.catalog import Kind, Provider
-from sellapi.upstream.adapter import Adapter, Outbound
+from sellapi.upstream.adapter import Adapter, Outbound, UpstreamFailure
 from sellapi.upstream.client import Call, Engine, EngineOptions
 from sellapi.upstream.guard import is_private_base_url, is_public, resolve
 
@@ -19,6 +19,8 @@ __all__ = ["Credential", "EngineFactory", "Link", "Registry", "build_adapter"]
 
 SECRET_AGE_S = 5.0
 """A key file or variable is read again after this long, so that a new key needs no restart."""
+SECRET_LEAST = 6
+"""A header's value shorter than this is no secret, but may be a word of any message."""
 NAME_AGE_S = 300.0
 """How long it is believed where a provider's name leads."""
 NAME_WAIT_S = 3.0
@@ -120,6 +122,15 @@ class Link:
             headers = {**headers, **outbound.headers}
         return Call(self.base + outbound.path, headers, outbound.body, first_byte_s, idle_s)
 
+    def conceal(self, failure: UpstreamFailure) -> None:
+        """Take what we authenticate with out of a provider's words, whatever it looks like."""
+        values = [self.credential.read() or "", *self.provider.headers.values()]
+        for secret in filter(lambda v: len(v) >= SECRET_LEAST, map(_expand, values)):
+            if secret in str(failure) or secret in failure.error.message:
+                failure.error.message = failure.error.message.replace(secret, "[removed]")
+                failure.error.args = (failure.error.message,)
+                failure.args = (str(failure).replace(secret, "[removed]"),)
+
     def _base_headers(self) -> dict[str, str]:
         secret = self.credential.read()
         if self._headers is None or self._headers[0] != secret:
@@ -189,6 +200,12 @@ class Registry:
     def link(self, provider: Provider) -> Link:
         """The link of a provider of the current catalog; raises `KeyError` when it is gone."""
         return self._links[provider.id]
+
+    def conceal(self, provider: Provider, failure: UpstreamFailure) -> None:
+        """See `Link.conceal`; a provider that is gone from the catalog has no link any more."""
+        link = self._links.get(provider.id)
+        if link is not None:
+            link.conceal(failure)
 
     def usable(self, provider: Provider) -> bool:
         link = self._links.get(provider.id)
