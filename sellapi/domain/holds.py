@@ -108,14 +108,15 @@ def bound_output(model: Model, demand: Demand, budget: int, most: int) -> int:
     if _hold(model, demand, most) <= budget:
         return most
     base = _hold(model, demand, 0)
-    if base >= budget:
+    if base > budget:
         return 0
     rate = model.prices.tokens(demand.prompt.total_input)["output"] * demand.n
     if rate == 0:
         return most
-    guess = min(most, (budget - base) * 10 // rate)
+    # What ``base`` was rounded up by (less than two microcredits) may pay for more tokens.
+    guess = min(most, ((budget - base) * 10 + 20) // rate)
     while guess > 0 and _hold(model, demand, guess) > budget:
-        guess -= 1  # rounding: at most a step or two
+        guess -= 1
     return guess
 
 
