@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -120,21 +121,25 @@ def shut_down(tags: set[int]) -> set[int]:
     """Shut down this process's TCP sockets with these tags; returns the tags that were connected.
 
     Works on a duplicate of each descriptor: the library may close and the kernel reuse the number
-    at any moment, and the tag is read from what is then shut down.
+    at any moment, and the tag is read from what is then shut down. Only of sockets: to close any
+    descriptor of the database's file, a duplicate too, lets go of every lock this process holds on
+    it (sqlite.org/howtocorrupt.html, 2.2), and the next `sellapi` command that ends would take the
+    WAL away under the server.
     """
     found: set[int] = set()
     if OPTION is None:
         return found
     for name in os.listdir(SOCKETS):  # noqa: PTH208 - numbers, not paths
         try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
             number = os.dup(int(name))
         except OSError:
             continue  # closed meanwhile
         try:
             sock = socket.socket(fileno=number)
         except OSError:
-            os.close(number)  # a file, not a socket
-            continue
+            continue  # reused for a file between two calls: it may be the database, so it stays open
         with sock, suppress(OSError):  # OSError: not TCP
             tag = sock.getsockopt(socket.IPPROTO_TCP, OPTION)
             if tag in tags:
