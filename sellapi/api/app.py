@@ -117,11 +117,25 @@ def _hint(path: str) -> str:
     return f"There is no {path[:100]}: the API is at /v1, for example POST /v1/chat/completions."
 
 
+class _Request(Request):
+    """A request whose target is no URL (``CONNECT host:1``) is one for a route that is not there.
+
+    Sanic itself would close the connection without an answer and log a stack trace.
+    """
+
+    def __init__(self, url_bytes: bytes, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(url_bytes, *args, **kwargs)
+        except SanicException:
+            super().__init__(b"/", *args, **kwargs)
+
+
 def create_app(services: Services, *, name: str = "sellapi") -> Sanic[Any, Any]:
     """The application over its services; `Services.start` and `stop` are its life."""
     app: Sanic[Any, Any] = Sanic(
         name,
         error_handler=_Errors(),
+        request_class=_Request,
         configure_logging=False,
         loads=orjson.loads,
         dumps=lambda value: orjson.dumps(value).decode(),

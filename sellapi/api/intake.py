@@ -144,6 +144,8 @@ async def _discard(request: Request, limit: int) -> None:
     """
     size = 0
     stream: Any = request.stream
+    if (_declared(request) or 0) > DISCARD_BYTES:
+        stream = None  # nobody waits for the end of that
     try:
         async with asyncio.timeout(DISCARD_S):
             while stream is not None and stream.request_body and size < DISCARD_BYTES:

@@ -183,8 +183,10 @@ async def test_every_kind_of_answer_has_a_request_id_and_is_json(front: Front) -
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: abc\r\n\r\n",
         b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nexpect: magic\r\n\r\n",
         b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n\r\n",
+        b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999\r\n\r\n",
     ],
-    ids=["garbage", "version", "url", "header", "length", "expect", "chunk"],
+    ids=["garbage", "version", "url", "header", "length", "expect", "chunk", "connect", "endless"],
 )
 async def test_what_is_no_http_gets_a_4xx_in_json_with_a_request_id(
     front: Front, data: bytes
