@@ -27,7 +27,13 @@ from sellapi.upstream.anthropic_reply import Gathered, merge_usage, read_usage
 from sellapi.upstream.anthropic_request import encode_chat
 from sellapi.upstream.anthropic_thinking import ThoughtsMemory
 from sellapi.upstream.openai_failure import garbage, truncated
-from sellapi.upstream.openai_shape import ChunkWriter, JsonObject, parse_chat
+from sellapi.upstream.openai_shape import (
+    ChunkWriter,
+    JsonObject,
+    arguments_text,
+    parse_chat,
+    refusing_depth,
+)
 from sellapi.wire.sse import EventTooLong, Splitter
 
 __all__ = ["VERSION", "AnthropicAdapter"]
@@ -68,7 +74,8 @@ class AnthropicAdapter:
                 f"This model makes no {what}: it is a chat model. Use another model.",
                 param="model",
             )
-        body, stream = encode_chat(job, self._memory)
+        with refusing_depth(job):
+            body, stream = encode_chat(job, self._memory)
         return Outbound(_PATH, body, stream)
 
     def probe(self, upstream_id: str) -> Outbound:
@@ -126,7 +133,7 @@ def _gather(gathered: Gathered, block: Any) -> None:
         gathered.start_text()
         gathered.text(block["text"])
     elif kind == "tool_use" and isinstance(block.get("id"), str):
-        arguments = orjson.dumps(block.get("input") or {}).decode()
+        arguments = arguments_text(block.get("input"))
         gathered.mark_call()
         gathered.count.add(f"{block.get('name', '')}{arguments}")
         gathered.call(block["id"], str(block.get("name", "")), arguments)
@@ -139,6 +146,12 @@ def _gather(gathered: Gathered, block: Any) -> None:
         gathered.thought({"type": kind, "data": block["data"]})
     else:
         gathered.skipped += 1
+
+
+def _index(event: JsonObject) -> int:
+    """A block's index; whatever is no number stands for one block."""
+    index = event.get("index")
+    return index if type(index) is int else -1
 
 
 class _Block:
@@ -173,7 +186,7 @@ class AnthropicStream:
         self.text: TextCount = self._gathered.count
         self._writer = ChunkWriter(job)
         self._splitter = Splitter()
-        self._blocks: dict[Any, _Block] = {}
+        self._blocks: dict[int, _Block] = {}
         self._calls: list[_Block] = []
         """Calls not yet written to their end, in order; the first one is being written."""
         self._call_count = 0
@@ -236,15 +249,15 @@ class AnthropicStream:
     def _event(self, event: Any) -> None:
         kind = event.get("type") if isinstance(event, dict) else None
         if kind == "content_block_delta":
-            self._delta(event.get("index"), event.get("delta"))
+            self._delta(_index(event), event.get("delta"))
         elif kind == "ping":
             # Before the answer has begun it would be our 200: an error may still come first.
             if self._role_said:
                 self._out.append(_PING)
         elif kind == "content_block_start":
-            self._block_start(event.get("index"), event.get("content_block"))
+            self._block_start(_index(event), event.get("content_block"))
         elif kind == "content_block_stop":
-            self._block_stop(event.get("index"))
+            self._block_stop(_index(event))
         elif kind == "message_start":
             self._message_start(event.get("message"))
         elif kind == "message_delta":
@@ -268,7 +281,7 @@ class AnthropicStream:
             self._role_said = True
             self._out.append(self._writer.role())
 
-    def _block_start(self, index: Any, content: Any) -> None:
+    def _block_start(self, index: int, content: Any) -> None:
         self._say_role()
         content = content if isinstance(content, dict) else {}
         block = _Block(str(content.get("type")))
@@ -294,7 +307,7 @@ class AnthropicStream:
             block.kind = "skipped"
             self.skipped += 1
 
-    def _delta(self, index: Any, delta: Any) -> None:
+    def _delta(self, index: int, delta: Any) -> None:
         block = self._blocks.get(index)
         if block is None or not isinstance(delta, dict):
             self.skipped += 1
@@ -324,7 +337,7 @@ class AnthropicStream:
             self._gathered.reasoning(text)
             self._out.append(self._writer.reasoning(text))
 
-    def _block_stop(self, index: Any) -> None:
+    def _block_stop(self, index: int) -> None:
         block = self._blocks.pop(index, None)
         if block is not None:
             self._close(block)
@@ -359,7 +372,7 @@ class AnthropicStream:
             if not block.closed:
                 return
             if not block.pieces:
-                block.pieces.append(orjson.dumps(block.input or {}).decode())
+                block.pieces.append(arguments_text(block.input))
                 self._out.append(self._writer.tool_arguments(block.call, block.pieces[0]))
             self._gathered.call(block.id, block.name, "".join(block.pieces))
             del self._calls[0]

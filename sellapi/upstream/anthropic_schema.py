@@ -80,11 +80,11 @@ def _translate(key: str, value: Any, result: JsonObject, depth: int) -> bool:
     elif key == "allOf" and isinstance(value, list):
         result["allOf"] = [_strict(inner, depth + 1) for inner in value]
     elif key == "required" and isinstance(value, list):
-        result["required"] = value
+        result["required"] = _names(value)
     elif key == "enum" and isinstance(value, list) and value and all(map(_primitive, value)):
         result["enum"] = value
     elif key == "format":
-        if value not in _FORMATS:
+        if not isinstance(value, str) or value not in _FORMATS:
             return False
         result["format"] = value
     elif key == "pattern" and isinstance(value, str):
@@ -94,6 +94,16 @@ def _translate(key: str, value: Any, result: JsonObject, depth: int) -> bool:
     else:
         return False
     return True
+
+
+def _names(value: Any) -> list[str]:
+    """The names in a ``required``; schemas come from strangers."""
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def _properties(schema: JsonObject) -> JsonObject:
+    found = schema.get("properties")
+    return found if isinstance(found, dict) else {}
 
 
 def _primitive(value: Any) -> bool:
@@ -137,33 +147,32 @@ def _told(value: Any) -> str:
 
 def _recursive(schema: JsonObject) -> bool:
     """Whether a reference leads back to itself, or outside; raises `_Impossible` when too deep."""
-    return _visit(schema, schema, (), 0)
+    return _visit(schema, schema, (), set(), 0)
 
 
-def _visit(node: Any, root: JsonObject, path: tuple[str, ...], depth: int) -> bool:
+def _visit(node: Any, root: JsonObject, path: tuple[str, ...], done: set[str], depth: int) -> bool:
+    """``done``: references known to be harmless; each is followed once, however often it stands."""
     if depth > _MAX_DEPTH:
         raise _Impossible
     if isinstance(node, list):
-        return any(_visit(item, root, path, depth + 1) for item in node)
+        return any(_visit(item, root, path, done, depth + 1) for item in node)
     if not isinstance(node, dict):
         return False
     ref = node.get("$ref")
-    if isinstance(ref, str):
+    if isinstance(ref, str) and ref not in done:
         target = _resolve(root, ref)
         if ref in path or target is None:
             return True
-        if _visit(target, root, (*path, ref), depth + 1):
+        if _visit(target, root, (*path, ref), done, depth + 1):
             return True
+        done.add(ref)
     for key, value in node.items():
-        if key in {"const", "default", "enum", "examples"}:
+        if key in {"const", "default", "enum", "examples", "$ref"}:
             continue
-        if key == "properties" and isinstance(value, dict):
-            if any(_visit(item, root, path, depth + 1) for item in value.values()):
-                return True
-        elif key != "$ref" and isinstance(value, (dict, list)):
-            inner = list(value.values()) if key in {"$defs", "definitions"} else value  # type: ignore[union-attr]
-            if _visit(inner, root, path, depth + 1):
-                return True
+        named = key in {"properties", "$defs", "definitions"} and isinstance(value, dict)
+        inner = list(value.values()) if named else value
+        if _visit(inner, root, path, done, depth + 1):
+            return True
     return False
 
 
@@ -214,14 +223,14 @@ def _branch(root: JsonObject, branch: Any) -> JsonObject:
 
 
 def _merge(schema: JsonObject, branches: list[JsonObject], *, every: bool) -> None:
-    properties = dict(schema.get("properties") or {})
-    needs = [set(branch.get("required") or ()) for branch in branches]
+    properties = dict(_properties(schema))
+    needs = [set(_names(branch.get("required"))) for branch in branches]
     for branch in branches:
-        for name, inner in (branch.get("properties") or {}).items():
+        for name, inner in _properties(branch).items():
             properties.setdefault(name, inner)
     schema["properties"] = properties
     common = set.union(*needs) if every and needs else set.intersection(*needs) if needs else set()
-    required = [*(schema.get("required") or ())]
+    required = _names(schema.get("required"))
     required += sorted(common - set(required))
     if required:
         schema["required"] = required
@@ -237,10 +246,11 @@ def count_parameters(schema: Any) -> tuple[int, int]:
     elif isinstance(schema, dict):
         properties = schema.get("properties")
         if isinstance(properties, dict):
-            optional += len(set(properties) - set(schema.get("required") or ()))
+            optional += len(set(properties) - set(_names(schema.get("required"))))
         unions += "anyOf" in schema or isinstance(schema.get("type"), list)
         for key, value in schema.items():
-            inner = list(value.values()) if key in {"properties", "$defs"} else value
+            named = key in {"properties", "$defs"} and isinstance(value, dict)
+            inner = list(value.values()) if named else value
             if isinstance(inner, (dict, list)) and key not in {"enum", "required", "const"}:
                 more = count_parameters(inner)
                 optional, unions = optional + more[0], unions + more[1]

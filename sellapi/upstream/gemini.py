@@ -39,6 +39,7 @@ from sellapi.upstream.openai_shape import (
     field_value,
     parse_chat,
     refuse,
+    refusing_depth,
 )
 from sellapi.wire.sse import EventTooLong, Splitter
 
@@ -80,7 +81,8 @@ class GeminiAdapter:
         if job.mode == "image":
             return encode_images(job)
         method = "streamGenerateContent?alt=sse" if job.stream else "generateContent"
-        body = chat_body(job, parse_chat(job), self._signatures)
+        with refusing_depth(job):
+            body = chat_body(job, parse_chat(job), self._signatures)
         return Outbound(model_path(job.upstream_id, method), body, stream=job.stream)
 
     def probe(self, upstream_id: str) -> Outbound | None:

@@ -19,7 +19,7 @@ from sellapi.errors import ApiError, InvalidRequest, UpstreamFailed
 from sellapi.upstream.adapter import Job, TextCount, UpstreamFailure
 from sellapi.upstream.clean import clean_message
 from sellapi.upstream.gemini_signatures import SignatureStore
-from sellapi.upstream.openai_shape import JsonObject
+from sellapi.upstream.openai_shape import JsonObject, arguments_text
 
 __all__ = [
     "FILTERED",
@@ -210,7 +210,7 @@ class Reader:
         if not isinstance(identifier, str) or not identifier or identifier in self._ids:
             identifier = "call_" + uuid.uuid4().hex[:24]
         self._ids.add(identifier)
-        arguments = orjson.dumps(args).decode() if isinstance(args, dict) and args else "{}"
+        arguments = arguments_text(args)
         self.text.add(name)
         self.text.add(arguments)
         if signature is not None:

@@ -70,9 +70,9 @@ def chat_body(job: Job, chat: Chat, signatures: SignatureStore) -> bytes:
 
 
 def _usable_tools(chat: Chat, quirks: GeminiQuirks) -> list[Tool]:
-    """The tools to declare; models before Gemini 3 take them beside a JSON answer not at all."""
+    """The tools to declare, a name once; before Gemini 3 there are none beside a JSON answer."""
     if not chat.tools or chat.response_format.type == "text" or quirks.json_with_tools:
-        return chat.tools
+        return list({tool.name: tool for tool in reversed(chat.tools)}.values())[::-1]
     if chat.tool_choice is not None and chat.tool_choice.mode == "none":
         return []
     raise refuse(

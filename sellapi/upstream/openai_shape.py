@@ -7,7 +7,8 @@ names are given on from here) and write chunks and completions through `ChunkWri
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from sellapi.upstream.openai_chat import (
     field_value,
     parse_chat,
 )
+from sellapi.upstream.openai_failure import garbage
 from sellapi.upstream.openai_parts import (
     AudioPart,
     FilePart,
@@ -53,14 +55,50 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolChoice",
+    "arguments_text",
     "completion",
     "decode_data_url",
     "field_value",
     "openai_usage",
     "parse_chat",
     "refuse",
+    "refusing_depth",
     "wire_id",
 ]
+
+
+@contextmanager
+def refusing_depth(job: Job) -> Iterator[None]:
+    """Within: JSON nested deeper than can be written (254 levels) is a 400 that names the field."""
+    try:
+        yield
+    except RecursionError:
+        deepest = None
+    except TypeError as error:  # orjson's word for it
+        if "ecursion" not in str(error):
+            raise
+        deepest = next((n for n in ("tools", "response_format") if _too_deep(job, n)), None)
+    else:
+        return
+    raise refuse("The request is nested too deeply.", deepest or "messages")
+
+
+def _too_deep(job: Job, name: str) -> bool:
+    try:
+        orjson.dumps(field_value(job, name))
+    except TypeError:
+        return True
+    return False
+
+
+def arguments_text(value: Any) -> str:
+    """A call's arguments object as JSON text, ``{}`` for none; raises `UpstreamFailure`."""
+    if not isinstance(value, dict) or not value:
+        return "{}"
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        raise garbage("a call that is nested too deeply") from None
 
 
 def wire_id(job: Job) -> str:
