@@ -46,7 +46,7 @@ class Driver:
     async def type(self, words: str) -> None:
         await self.pilot.press(*(KEYS.get(c, c) for c in words))
 
-    async def until(self, happened: Callable[[], bool], what: str = "") -> None:
+    async def until(self, happened: Callable[[], object], what: str = "") -> None:
         """Wait until something is so; fails with the screen when it never is."""
         for _ in range(int(PATIENCE_S / 0.02)):
             await self.pilot.pause()
@@ -70,8 +70,10 @@ class Driver:
     async def loaded(self, table: str) -> Rows:
         """Wait until a table has rows."""
         await self.until(
-            lambda: bool(self.app.screen.query(f"#{table}"))
-            and bool(self.app.screen.query_one(f"#{table}", Rows).items),
+            lambda: (
+                bool(self.app.screen.query(f"#{table}"))
+                and bool(self.app.screen.query_one(f"#{table}", Rows).items)
+            ),
             f"rows in {table}",
         )
         return self.app.screen.query_one(f"#{table}", Rows)

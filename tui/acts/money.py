@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sellapi.admin.service import Admin
-from sellapi.domain.credits import format_credits, parse_credits, parse_usd
+from sellapi.domain.credits import credits_to_usd, format_credits, parse_credits, parse_usd
 from sellapi.errors import Refused
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
 from tui.acts.people import _number, who
-from tui.words import amount, usd, worth
+from tui.words import amount, usd
 
 __all__ = ["ACTS"]
 
@@ -64,7 +64,7 @@ def _change_preview(sign: int) -> object:
         after = user.balance + sign * value
         lines = [
             Line("user", user.email),
-            Line("credits", f"{'+' if sign > 0 else '-'}{format_credits(value)} ({worth(value)})"),
+            Line("credits", f"{'+' if sign > 0 else '-'}{format_credits(value)} (${credits_to_usd(value)})"),
             Line("reason", values["reason"]),
         ]
         if sign > 0:

@@ -36,7 +36,11 @@ async def doctor(stage: Stage, _at: Context) -> None:
 
 async def backup(stage: Stage, _at: Context) -> None:
     def act(admin: Admin, v: Values) -> BackupResult:
-        return files.backup(admin.desk.database, Path(v["file"]).expanduser())
+        return files.backup(
+            admin.desk.database,
+            Path(v["file"]).expanduser(),
+            by=(admin.desk.actor, admin.desk.via),
+        )
 
     done = await stage.fill(
         FormSpec(

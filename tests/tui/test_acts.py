@@ -1,0 +1,508 @@
+"""Acts by keys: what is refused is said, what costs or destroys is confirmed, each has a twin."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+import cli
+from sellapi.admin.service import Admin
+from sellapi.domain.credits import MICRO
+from tests.tui.stage import SMALL, Driver, screens
+from tui.acts import ACTS
+from tui.acts.act import Context
+from tui.screens.form import Form
+from tui.screens.page import Page
+
+ANA = "ana.sousa@lusitano.dev"
+
+
+async def _user(driver: Driver, who: str = ANA) -> None:
+    driver.app.open_page("user", who)
+    await driver.at("UserPage")
+    await driver.loaded("user-key-rows")
+
+
+async def _form(driver: Driver, *words: str) -> None:
+    await driver.at("Form")
+    await driver.sees(*words)
+
+
+# -- twins -------------------------------------------------------------------------------------
+
+
+def _command(path: str) -> click.Command:
+    found: click.Command = cli.cli
+    context = click.Context(found)
+    for word in path.split():
+        assert isinstance(found, click.Group), path
+        step = found.get_command(context, word)
+        assert step is not None, f"sellapi {path}"
+        found = step
+    return found
+
+
+@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)
+def test_every_act_has_its_admin_method_and_its_command(act: object) -> None:
+    name, command = act.name, act.cli  # type: ignore[attr-defined]
+    noun, _, verb = name.partition(".")
+    if noun in ("importer", "files"):
+        import importlib
+
+        assert callable(getattr(importlib.import_module(f"sellapi.admin.{noun}"), verb))
+    else:
+        target = Admin.__init__.__code__.co_names if verb else ()
+        assert callable(getattr(Admin, noun, None)) if not verb else noun in target
+        if verb:
+            admin = Admin(None, actor="", via="", env={})  # type: ignore[arg-type]
+            assert callable(getattr(getattr(admin, noun), verb))
+    assert not isinstance(_command(command), click.Group)
+
+
+async def test_the_palette_offers_every_act(shop: Path) -> None:
+    async with screens(shop) as driver:
+        offered = {c.title for c in driver.app.get_system_commands(driver.app.screen)}
+        assert {act.title for act in ACTS} <= offered
+        await driver.press("ctrl+p")
+        await driver.type("grant")
+        await driver.sees("Grant credits")
+        await driver.press("enter")
+        await _form(driver, "Grant credits", "Reason")
+
+
+async def test_every_act_starts_anywhere_and_esc_leads_back(shop: Path) -> None:
+    """With nothing looked at an act asks for its target; its form fits the smallest screen."""
+    async with screens(shop, SMALL) as driver:
+        await driver.press("3", "left")  # tiers: no user, model or provider is looked at
+        await driver.loaded("tier-rows")
+        for act in ACTS:
+            driver.app._start(act.name, Context())
+            await _led_back(driver, act.name)
+        assert isinstance(driver.app.screen, Page)
+
+
+async def _led_back(driver: Driver, act: str) -> None:
+    app = driver.app
+    await driver.until(lambda: len(app.screen_stack) > 1 or not app._acting, act)
+    form = app.screen
+    if isinstance(form, Form):
+        await driver.until(lambda: bool(form.query("#hint")) and form.query_one("#form").size, act)
+        box = form.query_one("#form").region
+        assert box.right <= SMALL[0], act
+        assert box.bottom <= SMALL[1], act
+    while len(app.screen_stack) > 1:
+        await driver.press("escape")
+    await driver.until(lambda: not app._acting, f"{act} ended")
+
+
+# -- keys --------------------------------------------------------------------------------------
+
+
+async def test_a_new_key_is_shown_once_and_works(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await _user(driver)
+        await driver.press("i")
+        await _form(driver, "Issue a key", ANA)
+        await driver.type("ci")
+        await driver.press("enter")
+        await driver.at("SecretOnce")
+        await driver.sees("sk-sellapi-", "Shown this once")
+        found = re.search(r"sk-sellapi-[A-Za-z0-9_-]{43,}", driver.text)
+        assert found is not None
+        secret = found[0]
+        await driver.press("escape")
+        await driver.sees("Not copied here")
+        await driver.press("c")
+        await driver.sees("Copied")
+        assert driver.app.clipboard == secret
+        await driver.press("escape")
+        await driver.at("UserPage")
+        await driver.told("is issued")
+        await driver.until(lambda: "ci" in driver.text, "the key in the list")
+        assert secret not in driver.text
+        assert secret not in driver.toasts
+    keys = admin.users.detail(ANA).keys
+    assert keys[0].name == "ci"
+    digest = hashlib.sha256(secret.encode()).digest()
+    with admin.desk.database.read() as tx:
+        assert tx.value("SELECT key_id FROM key_secrets WHERE digest = ?", (digest,)) == keys[0].id
+
+
+async def test_a_key_is_rotated_and_revoked_after_a_question(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await _user(driver)
+        key = admin.users.detail(ANA).keys[0]
+        await driver.press("o")
+        await _form(driver, "Rotate key", "24h")
+        await driver.press("enter")
+        await driver.at("SecretOnce")
+        await driver.press("c", "escape")
+        await driver.at("UserPage")
+        assert admin.keys.show(key.id).last4 != key.last4
+        await driver.until(lambda: not driver.app._acting)
+        await driver.press("v")
+        await _form(driver, "Revoke this key?", "for good")
+        await driver.press("enter")  # the button under the cursor is Back
+        await driver.at("UserPage")
+        assert admin.keys.show(key.id).status == "active"
+        await driver.until(lambda: not driver.app._acting)
+        await driver.press("v")
+        await _form(driver, "Revoke this key?")
+        await driver.press("y")
+        await driver.told("is revoked")
+        assert admin.keys.show(key.id).status == "revoked"
+
+
+async def test_a_changed_key_shows_what_changes_before_it_does(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await _user(driver)
+        await driver.press("K")
+        await _form(driver, "Change key")
+        await driver.press("tab", "tab", "tab")
+        await driver.type("250")
+        await driver.press("enter")
+        await driver.sees("limit", "→ 250")
+        await driver.press("y")
+        await driver.told("is changed")
+        assert admin.users.detail(ANA).keys[0].limit == 250 * MICRO
+
+
+# -- credits -----------------------------------------------------------------------------------
+
+
+async def test_a_pack_is_sold_after_a_look_at_what_it_does(shop: Path, admin: Admin) -> None:
+    who = "dev@fern-and-moss.example"
+    before = admin.users.show(who)
+    async with screens(shop) as driver:
+        await _user(driver, who)
+        await driver.press("p")
+        await _form(driver, "Sell a pack", who)
+        await driver.press("ctrl+s")
+        await driver.sees("free → pro", "paid", "$5.00")
+        await driver.press("escape")  # back to the fields: nothing is done
+        await driver.until(lambda: not driver.app.screen.confirming)  # type: ignore[attr-defined]
+        assert admin.users.show(who) == before
+        await driver.press("ctrl+s")
+        await driver.sees("free → pro")
+        await driver.press("y")
+        await driver.told("tier pro")
+    after = admin.users.show(who)
+    assert (after.tier, after.balance - before.balance) == ("pro", 500_000 * MICRO)
+    assert admin.audit.list(act="packs.sell", limit=1)[0].via == "tui"
+
+
+async def test_what_is_refused_is_said_inside_the_form(shop: Path, admin: Admin) -> None:
+    before = admin.users.show(ANA)
+    async with screens(shop) as driver:
+        await _user(driver)
+        await driver.press("plus")
+        await _form(driver, "Grant credits")
+        await driver.type("1e5")
+        await driver.press("enter")
+        await driver.sees("Reason: this is needed")
+        await driver.type("a gift")
+        await driver.press("enter")
+        await driver.sees("is not an amount of credits")
+        await driver.press("escape")
+        await driver.at("UserPage")
+        await driver.until(lambda: not driver.app._acting)
+        await driver.press("minus")
+        await _form(driver, "Deduct credits")
+        await driver.type("9999999999")
+        await driver.press("tab")
+        await driver.type("a test")
+        await driver.press("enter")
+        await driver.sees("available: deduct that much")
+    assert admin.users.show(ANA).balance == before.balance
+
+
+async def test_credits_are_granted_with_a_reason(shop: Path, admin: Admin) -> None:
+    before = admin.users.show(ANA)
+    async with screens(shop) as driver:
+        await _user(driver)
+        await driver.press("plus")
+        await _form(driver, "Grant credits")
+        await driver.type("12.5")
+        await driver.press("tab")
+        await driver.type("thanks")
+        await driver.press("enter")
+        await driver.sees("+12.5 ($0.000125)", "thanks")
+        await driver.press("enter")
+        await driver.told("credits.")
+        await driver.sees("grant", "+12.50")
+    assert admin.users.show(ANA).balance - before.balance == 12_500_000
+
+
+async def test_a_request_is_refunded_from_its_receipt(shop: Path, admin: Admin) -> None:
+    request = next(r for r in admin.requests.list(limit=50) if r.charge and r.state == "settled")
+    async with screens(shop) as driver:
+        driver.app.open_page("request", request.request_id)
+        await driver.sees("sum, rounded up")
+        await driver.press("f")
+        await _form(driver, "Refund a request", request.request_id)
+        await driver.press("ctrl+s")
+        await driver.told("credits back")
+        await driver.sees("refunded")
+        await driver.press("pagedown")
+        await driver.sees("charge_refund")
+
+
+# -- users -------------------------------------------------------------------------------------
+
+
+async def test_users_are_found_while_typing(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.press("2")
+        rows = await driver.loaded("users")
+        await driver.press("slash")
+        await driver.type("kenji")
+        await driver.until(lambda: [u.name for u in rows.items] == ["Kenji Mori"], "one user")
+        await driver.press("escape", "enter")
+        await driver.at("UserPage")
+        await driver.sees("kenji@torii-labs.example")
+
+
+async def test_sorting_goes_through_the_orders(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.press("2")
+        rows = await driver.loaded("users")
+        await driver.press("s")
+        await driver.sees("by e-mail")
+        await driver.until(lambda: rows.items[0].email == ANA)
+        await driver.press("s")
+        await driver.sees("richest first")
+        balances = [u.balance for u in rows.items]
+        assert balances == sorted(balances, reverse=True)
+
+
+async def test_pages_come_as_the_cursor_goes_down(shop: Path, admin: Admin) -> None:
+    with admin.desk.database.transaction() as tx:
+        tx.connection.executemany(
+            "INSERT INTO accounts (email, created_at) VALUES (?, 1)",
+            [(f"user{n:04}@example.com",) for n in range(350)],
+        )
+    async with screens(shop) as driver:
+        await driver.press("2")
+        rows = await driver.loaded("users")
+        assert len(rows.items) == 100
+        await driver.sees("100+ of 370")
+        for expected in (200, 300, 370):
+            await driver.press("G")
+            await driver.until(lambda n=expected: len(rows.items) == n, f"{expected} users")
+        assert len({u.id for u in rows.items}) == 370
+
+
+async def test_a_user_is_added_and_its_page_opens(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.press("2")
+        await driver.loaded("users")
+        await driver.press("a")
+        await _form(driver, "Add a user")
+        await driver.type("nobody")
+        await driver.press("enter")
+        await driver.sees("is no e-mail address")
+        await driver.type("@new.example")
+        await driver.press("enter")
+        await driver.at("UserPage")
+        await driver.sees("nobody@new.example", "10,000.00", "No key yet", "signup")
+
+
+async def test_a_user_is_suspended_after_a_question_and_resumed(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await _user(driver)
+        await driver.press("x")
+        await _form(driver, "Suspend this user?", ANA)
+        await driver.press("escape")
+        await driver.at("UserPage")
+        assert admin.users.show(ANA).status == "active"
+        await driver.until(lambda: not driver.app._acting)
+        await driver.press("x")
+        await _form(driver, "Suspend this user?")
+        await driver.press("y")
+        await driver.sees("suspended")
+        assert admin.users.show(ANA).status == "suspended"
+        await driver.until(lambda: not driver.app._acting)
+        await driver.press("r")
+        await driver.told("is active")
+        assert admin.users.show(ANA).status == "active"
+
+
+# -- catalog -----------------------------------------------------------------------------------
+
+
+async def test_a_price_is_changed_by_way_of_a_diff(shop: Path, admin: Admin) -> None:
+    slug = "openai/gpt-5.4"
+    async with screens(shop) as driver:
+        driver.app.open_page("model", slug)
+        await driver.sees("input 2.5")
+        await driver.press("e")
+        await _form(driver, f"Change {slug}")
+        await driver.press("ctrl+s")
+        await driver.sees("nothing differs")
+        field = driver.app.screen.query_one("#field-input")
+        field.focus()
+        field.value = "cheap"  # type: ignore[attr-defined]
+        await driver.press("enter")
+        await driver.sees("is not an amount in USD")
+        field.value = "2.75"  # type: ignore[attr-defined]
+        await driver.press("enter")
+        await driver.sees("input", "2.5 → 2.75")
+        assert admin.models.show(slug).prices["input"] == "2.5"
+        await driver.press("y")
+        await driver.told("is changed")
+        await driver.sees("input 2.75")
+    assert admin.models.show(slug).prices["input"] == "2.75"
+    assert admin.models.show(slug).prices["output"] == "15"
+    assert len(admin.models.price_history(slug)) == 2
+
+
+async def test_a_model_is_switched_off_after_a_question_and_on(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await driver.press("3")
+        rows = await driver.loaded("model-rows")
+        slug = rows.current.slug
+        await driver.press("o")
+        await _form(driver, "Take this model off the shelf?", slug)
+        await driver.press("y")
+        await driver.told(f"{slug} is off")
+        assert not admin.models.show(slug).enabled
+        await driver.until(lambda: not rows.items[0].enabled and not driver.app._acting)
+        await driver.press("o")
+        await driver.told("is for sale")
+        assert admin.models.show(slug).enabled
+
+
+async def test_a_provider_is_added_changed_and_removed(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await driver.press("3", "right")
+        await driver.loaded("provider-rows")
+        await driver.press("a")
+        await _form(driver, "Add a provider")
+        await driver.type("backup")
+        await driver.press("enter")
+        await driver.sees("say where its key is")
+        field = driver.app.screen.query_one("#field-api_key_env")
+        field.value = "OPENAI_API_KEY"  # type: ignore[attr-defined]
+        await driver.press("ctrl+s")
+        await driver.told("backup: ready")
+        assert admin.providers.show("backup").api_key_env == "OPENAI_API_KEY"
+        await driver.until(lambda: not driver.app._acting)
+        rows = await driver.loaded("provider-rows")
+        await driver.until(lambda: len(rows.items) == 4)
+        rows.move_cursor(row=[p.name for p in rows.items].index("backup"))
+        await driver.press("e")
+        await _form(driver, "Change provider backup")
+        field = driver.app.screen.query_one("#field-max_connections")
+        field.value = "64"  # type: ignore[attr-defined]
+        await driver.press("ctrl+s")
+        await driver.sees("max connections", "256 → 64")
+        await driver.press("y")
+        await driver.until(lambda: admin.providers.show("backup").max_connections == 64)
+        await driver.until(lambda: not driver.app._acting)
+        await driver.press("X")
+        await _form(driver, "Remove this provider?", "No model goes to it")
+        await driver.press("y")
+        await driver.told("is removed")
+    assert "backup" not in {p.name for p in admin.providers.list()}
+
+
+async def test_packs_are_added_and_retired(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await driver.press("3", "right", "right")
+        await driver.loaded("pack-rows")
+        await driver.press("a")
+        await _form(driver, "Add a pack")
+        for words in ("tiny", "1000", "0.02"):
+            await driver.type(words)
+            await driver.press("tab")
+        await driver.press("ctrl+s")
+        await driver.sees("1,000.00 (list value $0.01)", "$0.02")
+        await driver.press("y")
+        await driver.told("Pack tiny is for sale")
+        await driver.until(lambda: not driver.app._acting)
+        rows = await driver.loaded("pack-rows")
+        await driver.until(lambda: len(rows.items) == 4)
+        rows.move_cursor(row=[p.slug for p in rows.items].index("tiny"))
+        await driver.press("X")
+        await _form(driver, "Retire a pack?")
+        await driver.press("ctrl+s")
+        await driver.told("is retired")
+    assert admin.packs.show("tiny").status == "retired"
+
+
+async def test_a_tier_is_changed_by_way_of_a_diff(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await driver.press("3", "left")
+        await driver.loaded("tier-rows")
+        await driver.press("e")
+        await _form(driver, "Change tier free")
+        driver.app.screen.query_one("#field-rpm").value = "30"  # type: ignore[attr-defined]
+        await driver.press("ctrl+s")
+        await driver.sees("20 → 30")
+        await driver.press("y")
+        await driver.told("Tier free is changed")
+    assert {t.name: t.rpm for t in admin.tiers.list()}["free"] == 30
+
+
+# -- ledger and audit --------------------------------------------------------------------------
+
+
+async def test_the_ledger_is_filtered_and_exported(
+    shop: Path, admin: Admin, tmp_path: Path
+) -> None:
+    admin.credits.grant(ANA, "1", reason="=HYPERLINK(1)")
+    target = tmp_path / "out.csv"
+    async with screens(shop) as driver:
+        await driver.press("4")
+        rows = await driver.loaded("entries")
+        await driver.press("slash")
+        await driver.type(ANA)
+        await driver.press("enter")
+        await driver.until(lambda: {e.user for e in rows.items} == {ANA}, "one user's entries")
+        driver.app.screen.query_one("#filter-kind").value = "grant"  # type: ignore[attr-defined]
+        await driver.until(lambda: {e.kind for e in rows.items} == {"grant"}, "grants")
+        await driver.press("e")
+        await _form(driver, "Export the ledger")
+        driver.app.screen.query_one("#field-file").value = str(target)  # type: ignore[attr-defined]
+        await driver.press("ctrl+s")
+        await driver.told("1 entries stand in")
+        await driver.until(lambda: not driver.app._acting)
+        await driver.press("e")
+        await _form(driver, "Export the ledger")
+        driver.app.screen.query_one("#field-file").value = str(target)  # type: ignore[attr-defined]
+        await driver.press("ctrl+s")
+        await driver.sees("already: choose another name")
+    written = list(csv.DictReader(target.open()))
+    assert [(r["user"], r["kind"], r["reason"]) for r in written] == [
+        (ANA, "grant", "'=HYPERLINK(1)")
+    ]
+
+
+async def test_an_unknown_user_in_a_filter_is_a_toast(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.press("4")
+        await driver.loaded("entries")
+        await driver.press("slash")
+        await driver.type("nobody@example.com")
+        await driver.press("enter")
+        await driver.told("there is no user nobody@example.com")
+        await driver.press("c")
+        await driver.loaded("entries")
+
+
+async def test_the_audit_tells_what_an_act_changed(shop: Path, admin: Admin) -> None:
+    admin.tiers.set("free", rpm=33)
+    async with screens(shop) as driver:
+        await driver.press("5")
+        rows = await driver.loaded("acts")
+        assert rows.items[0].act == "tiers.set"
+        await driver.sees("tiers.set", "tier:free", "20 → 33")
+        await driver.press("slash")
+        await driver.type("packs")
+        await driver.press("enter")
+        await driver.until(lambda: {a.act for a in rows.items} == {"packs.sell"}, "only sales")
