@@ -251,16 +251,19 @@ class _Ids:
 
     def __init__(self) -> None:
         self._used: set[str] = set()
+        self._last: dict[str, int] = {}
+        """By id: the last number that was put behind it."""
 
     def fresh(self, identifier: str) -> str:
         made = _BAD_NAME.sub("_", identifier)
         if len(made) > 64:
             digest = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
             made = f"{made[:31]}_{digest[:32]}"
-        base, number = made, 1
+        base, number = made, self._last.get(made, 1)
         while made in self._used:
             number += 1
             made = f"{base}_{number}"
+        self._last[base] = number
         self._used.add(made)
         return made
 

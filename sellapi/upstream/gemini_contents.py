@@ -8,6 +8,7 @@ carries its thought signature. Google's REST shapes as google-genai 3.4 types th
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from bisect import bisect_left
 from urllib.parse import urlsplit
 
 import orjson
@@ -173,8 +174,8 @@ def _match_answers(messages: list[Message]) -> _Answers:
                 "No 'tool_calls' before this tool message has its 'tool_call_id'.",
                 f"{message.param}.tool_call_id",
             )
-        before = [place for place in places if place[0] < index]
-        answers[before[-1] if before else places[0]] = message
+        before = bisect_left(places, (index, 0))
+        answers[places[before - 1] if before else places[0]] = message
     return answers
 
 

@@ -8,6 +8,7 @@ provider.
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -378,18 +379,26 @@ class _LegacyCalls:
 
     def __init__(self) -> None:
         self._count = 0
-        self._open: list[tuple[str, str]] = []
+        self._open: dict[str, deque[str]] = {}
+        self._order: deque[tuple[str, str]] = deque()
 
     def call(self, name: str) -> str:
-        self._count += 1
-        self._open.append((name, f"call_function_{self._count}"))
-        return self._open[-1][1]
+        identifier = self._fresh()
+        self._open.setdefault(name, deque()).append(identifier)
+        self._order.append((name, identifier))
+        return identifier
 
     def answer(self, name: str | None) -> str:
-        for position, (called, identifier) in enumerate(self._open):
-            if name is None or called == name:
-                del self._open[position]
+        """The oldest open call of this name; without a name the oldest of all."""
+        while name is None and self._order:
+            called, identifier = self._order.popleft()
+            if identifier in self._open[called]:
+                self._open[called].remove(identifier)
                 return identifier
+        waiting = self._open.get(name) if name is not None else None
+        return waiting.popleft() if waiting else self._fresh()
+
+    def _fresh(self) -> str:
         self._count += 1
         return f"call_function_{self._count}"
 

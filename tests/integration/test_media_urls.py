@@ -165,6 +165,20 @@ async def test_a_public_file_is_fetched_and_sent_inline(shop: World, media: Any,
     assert "media.test" not in sent
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_file_part_by_url_is_fetched_too(shop: World, media: Any, kind: str) -> None:
+    """A PDF whose type only its bytes tell, as object stores serve it."""
+    reply = whole(b"%PDF-1.7 x", {"content-type": "application/octet-stream"})
+    async with raw_server(serving(reply), tls=media) as server:
+        url = f"https://media.test:{server.port}/a?signature=x"
+        part = {"type": "file", "file": {"filename": "a.pdf", "file_data": url}}
+        response = await see(shop, kind, part)
+        assert response.status_code == 200, response.text
+    sent = json.dumps(shop.last(kind))
+    assert base64.b64encode(b"%PDF-1.7 x").decode() in sent
+    assert "application/pdf" in sent
+
+
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
 async def test_a_public_provider_gets_the_url_itself(
     shop: World, public: None, media: Any, kind: str

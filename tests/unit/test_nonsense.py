@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from random import Random
 from typing import Any
 
@@ -300,3 +301,18 @@ def test_a_schema_of_references_to_references_is_read_in_linear_time() -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "response_format": wanted}
     for kind in MODELS:
         assert ADAPTERS[kind].encode(make_job(kind, body)).body
+
+
+@KINDS
+def test_a_history_of_one_id_is_read_in_linear_time(kind: str) -> None:
+    """Eighteen thousand calls, and as many results, that all have the same id."""
+    turn = [
+        {"role": "assistant", "content": None, "tool_calls": [call("a", "get")]},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+    ]
+    calls = [{"role": "assistant", "content": None, "tool_calls": [call("a", "get")] * 9_000}]
+    results = [{"role": "tool", "tool_call_id": "a", "content": "1"}] * 9_000
+    user = [{"role": "user", "content": "Hi"}]
+    started = time.process_time()
+    ADAPTERS[kind].encode(make_job(kind, {"messages": user + turn * 9_000 + calls + results}))
+    assert time.process_time() - started < 8
