@@ -65,6 +65,7 @@ class Services:
         self.registry = Registry(
             lambda provider, options: build_engine(settings, provider, options),
             connect_timeout_s=settings.connect_timeout,
+            trust_private=settings.private_providers,
         )
         self.router = Router(self.registry)
         self.shop = Shop(self.database, self.registry, help_url=settings.help_url)

@@ -392,11 +392,11 @@ class _LegacyCalls:
         """The oldest open call of this name; without a name the oldest of all."""
         while name is None and self._order:
             called, identifier = self._order.popleft()
-            if identifier in self._open[called]:
-                self._open[called].remove(identifier)
-                return identifier
-        waiting = self._open.get(name) if name is not None else None
-        return waiting.popleft() if waiting else self._fresh()
+            waiting = self._open[called]
+            if waiting and waiting[0] == identifier:  # else it was answered by its name
+                return waiting.popleft()
+        named = self._open.get(name) if name is not None else None
+        return named.popleft() if named else self._fresh()
 
     def _fresh(self) -> str:
         self._count += 1

@@ -277,6 +277,14 @@ async def test_of_several_images_those_that_came_are_charged(shop: World, media:
     assert response.headers["x-sellapi-credits-charged"] == "4000"
 
 
+async def test_an_operator_may_trust_a_private_provider(tmp_path: Any) -> None:
+    """SELLAPI_PRIVATE_PROVIDERS: a URL then goes to a provider inside as it came."""
+    async with world(tmp_path, private_providers=True) as found:
+        response = await see(found, "openai", picture("http://10.0.0.1/a.png"))
+        assert response.status_code == 200, response.text
+        assert "http://10.0.0.1/a.png" in json.dumps(found.last("openai"))
+
+
 async def test_a_name_that_leads_inside_makes_a_provider_private(
     shop: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
