@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sellapi.admin.setup import init
 from sellapi.admin.views import BackupResult, DbCheck
 from sellapi.errors import DatabaseMissing, Refused, StorageError
+from sellapi.storage import audit
 from sellapi.storage import backup as files
 from sellapi.storage.database import Database
 from sellapi.storage.verify import Found, verify
@@ -27,12 +29,35 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def migrate(path: str | Path) -> DbCheck:
+By = tuple[str, str]
+"""Who acts and by which door, for the audit."""
+
+
+def _record(database: Database, by: By | None, act: str, after: Mapping[str, object]) -> None:
+    """An audit row in the database acted on."""
+    if by is None:
+        return
+    with database.transaction() as tx:
+        audit.record(
+            tx,
+            at_ms=int(time.time() * 1000),
+            actor=by[0],
+            via=by[1],
+            act=act,
+            target="database",
+            before=None,
+            after=json.dumps(after, sort_keys=True),
+        )
+
+
+def migrate(path: str | Path, by: By | None = None) -> DbCheck:
     """Bring an existing database's schema up to date; keeps everything."""
     database = Database(_existing(Path(path)))
     try:
         database.check_owner()
         applied = database.migrate()
+        if applied:
+            _record(database, by, "db.migrate", {"applied": applied})
         return DbCheck(True, database.schema_version(), tuple(f"applied {n}" for n in applied))
     finally:
         database.close()
@@ -71,7 +96,11 @@ def _verified(database: Database, path: Path, progress: Progress | None = None) 
 
 
 def backup(
-    database: Database, target: str | Path, progress: Progress | None = None
+    database: Database,
+    target: str | Path,
+    progress: Progress | None = None,
+    *,
+    by: By | None = None,
 ) -> BackupResult:
     """An online backup that was opened again, checked and verified; it overwrites nothing."""
     path = Path(target)
@@ -81,13 +110,15 @@ def backup(
     try:
         copy = files.open_copy(scratch, path)
         try:
-            return _result(path, _verified(copy, path, progress), copy.schema_version())
+            result = _result(path, _verified(copy, path, progress), copy.schema_version())
         finally:
             copy.close()
     except Refused as error:
         raise Refused(f"the backup stands in {path}, but {error}") from error
     finally:
         _remove(scratch)
+    _record(database, by, "db.backup", {"file": result.file, "head": result.head})
+    return result
 
 
 def _remove(path: Path) -> None:
@@ -101,6 +132,7 @@ def restore(
     progress: Progress | None = None,
     *,
     clock: Callable[[], float] = time.time,
+    by: By | None = None,
 ) -> BackupResult:
     """Put a backup in the database's place; the old one is kept aside.
 
@@ -131,7 +163,14 @@ def restore(
         kept = files.put_in_place(scratch, database, clock())
     finally:
         _remove(scratch)
-    return _result(database, found, schema, kept)
+    result = _result(database, found, schema, kept)
+    restored = Database(database)
+    try:
+        told = {"file": str(backup_file), "head": result.head, "kept": result.kept}
+        _record(restored, by, "db.restore", told)
+    finally:
+        restored.close()
+    return result
 
 
 def example(target: str | Path) -> DbCheck:

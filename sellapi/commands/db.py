@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sellapi.commands.common import Out, command, group
+from sellapi.commands.common import Out, actor, command, group
 
 
 @group("db", "The database file: migrate, check, back up, restore.")
@@ -18,7 +18,7 @@ def migrate(out: Out) -> None:
     """Bring the schema up to date; keeps everything."""
     from sellapi.admin import files
 
-    out.one(files.migrate(out.path))
+    out.one(files.migrate(out.path, by=(actor(), "cli")))
 
 
 @command(db, "check", example="sellapi db check")
@@ -39,7 +39,7 @@ def backup(out: Out, file: Path) -> None:
     from sellapi.admin import files
 
     with out.progress("backing up") as progress:
-        result = files.backup(out.admin.desk.database, file, progress)
+        result = files.backup(out.admin.desk.database, file, progress, by=(actor(), "cli"))
     out.one(result)
 
 
@@ -52,7 +52,7 @@ def restore(out: Out, file: Path, yes: bool) -> None:
 
     out.confirm(f"Replace {out.path} by {file}? The old one is kept beside it.", yes=yes)
     with out.progress("checking the backup") as progress:
-        result = files.restore(out.path, file, progress)
+        result = files.restore(out.path, file, progress, by=(actor(), "cli"))
     out.one(result)
 
 

@@ -141,6 +141,7 @@ class Hold:
             image_size=self.asked.demand.size if self.asked.demand.images else None,
             image_quality=self.asked.demand.quality if self.asked.demand.images else None,
             reserve=self.priced.reserve,
+            valid_until=self._valid_until(),
         )
         cached = self.priced
         try:
@@ -189,6 +190,11 @@ class Hold:
             delivery = Delivery.DELIVERED if self._delivered else Delivery.UNDELIVERED
             request_id = self.request_id
             self.writer.post(lambda tx: ledger.mark_delivery(tx, request_id, delivery))
+
+    def _valid_until(self) -> float | None:
+        caller = self.caller
+        ends = (caller.key_expires_at, caller.secret_expires_at, self.catalog.next_change_at)
+        return min((end for end in ends if end is not None), default=None)
 
     # -- attempts ----------------------------------------------------------------------------------
 

@@ -156,6 +156,16 @@ def fold_wal(database: Database) -> None:
     database.raw().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+def _fold_if_possible(path: Path) -> None:
+    """Leave nothing in a WAL that is about to be moved: a crash between two renames would lose it."""
+    database = Database(path)
+    try:
+        fold_wal(database)
+        database.close()
+    except (DatabaseUnavailable, sqlite3.Error):
+        database.forget()  # it is damaged, which may be why it is restored
+
+
 def freeze(path: Path, applied_at: int) -> None:
     """Make a fresh database one plain file whose bytes depend on nothing but its content."""
     connection = sqlite3.connect(path, isolation_level=None)
@@ -186,6 +196,7 @@ def put_in_place(scratch: Path, database: Path, now: float) -> Path | None:
         while kept.exists():
             number += 1
             kept = database.with_name(f"{database.name}.before-restore-{stamp}-{number}")
+        _fold_if_possible(database)
         for side in _SIDE_FILES:  # first: a WAL beside the wrong file would be replayed into it
             beside = Path(f"{database}{side}")
             if beside.exists():

@@ -9,6 +9,7 @@ triggers of the schema say the same a second time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from enum import Enum
 
@@ -70,6 +71,8 @@ class HoldRequest(msgspec.Struct, frozen=True):
     image_quality: str | None = None
     reserve: int = 0
     """Must be available besides ``amount``, but is not held (the quarter rule of money.md)."""
+    valid_until: float | None = None
+    """When the decision ends by itself: the key or its secret expires, a scheduled price begins."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -175,10 +178,12 @@ def hold(tx: Tx, h: HoldRequest) -> Held | Stale | Short:
     """Hold ``h.amount``: all or nothing.
 
     Checks key and account by the versions they were read at (a change of status, expiry, allowlist,
-    limit or tier raises the version), the catalog's version, what the account owes and has, and the
+    limit or tier raises the version), the times that end by themselves, the catalog's version, what the account owes and has, and the
     key's own limit (spent + held).
     """
     if tx.catalog_version != h.catalog_version:
+        return Stale()
+    if h.valid_until is not None and time.time() >= h.valid_until:
         return Stale()
     needed = h.amount + h.reserve
     done = tx.execute(

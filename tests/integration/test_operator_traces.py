@@ -1,0 +1,161 @@
+"""What acts on whole files leave behind, and what a hold checks of time."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sellapi.admin import files
+from sellapi.errors import Refused
+from sellapi.storage import backup as whole_files
+from tests.support.process import SOURCE, clean_env
+from tests.support.shop import open_shop
+from tests.support.shopfront import open_front
+
+EMAIL = "ann@shop.test"
+BY = ("ann", "cli")
+
+
+def test_backup_and_restore_stand_in_the_audit_of_the_database_they_leave(tmp_path):
+    admin = open_shop(tmp_path / "shop.db")
+    admin.users.add(EMAIL)
+    saved = files.backup(admin.desk.database, tmp_path / "copy.db", by=BY)
+    admin.users.add("bob@shop.test")
+    admin.desk.database.close()
+    restored = files.restore(tmp_path / "shop.db", tmp_path / "copy.db", by=BY)
+    with sqlite3.connect(tmp_path / "shop.db") as new, sqlite3.connect(restored.kept) as old:
+        acts = "SELECT actor, act FROM audit WHERE act LIKE 'db.%'"
+        assert new.execute(acts).fetchall() == [("ann", "db.restore")]
+        assert old.execute(acts).fetchall() == [("ann", "db.backup")]
+    new.close()
+    old.close()
+    assert saved.head == restored.head
+
+
+def test_a_crash_in_the_middle_of_a_restore_loses_nothing_of_the_old_database(
+    tmp_path, monkeypatch
+):
+    """The old WAL is folded in before it is moved: between two renames the file is whole."""
+    path = tmp_path / "shop.db"
+    admin = open_shop(path)
+    files.backup(admin.desk.database, tmp_path / "copy.db")
+    admin.users.add(EMAIL)
+    renames: list[Path] = []
+    rename = Path.rename
+
+    def crash_after_first(self: Path, target: Path) -> Path:
+        if renames:
+            raise KeyboardInterrupt
+        renames.append(self)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", crash_after_first)
+    with pytest.raises(KeyboardInterrupt):
+        files.restore(path, tmp_path / "copy.db")
+    monkeypatch.undo()
+    left = path if path.exists() else next(tmp_path.glob("shop.db.before-restore-*"))
+    alone = tmp_path / "alone.db"
+    shutil.copy(left, alone)
+    with sqlite3.connect(alone) as old:
+        assert old.execute("SELECT count(*) FROM accounts").fetchone() == (1,)
+    old.close()
+
+
+def test_a_restore_looks_for_servers_by_their_locks_not_by_their_rows(tmp_path):
+    from sellapi.storage.journal import Instance
+
+    admin = open_shop(tmp_path / "shop.db")
+    files.backup(admin.desk.database, tmp_path / "copy.db")
+    instance = Instance(admin.desk.database)
+    instance.register()
+    with admin.desk.database.transaction() as tx:
+        tx.execute("DELETE FROM instances")
+    assert whole_files.running_server(tmp_path / "shop.db") is not None
+    with pytest.raises(Refused, match="a server runs"):
+        files.restore(tmp_path / "shop.db", tmp_path / "copy.db")
+
+
+async def test_a_key_that_expires_while_its_request_waits_for_the_database_gets_no_hold(tmp_path):
+    """Expiry is checked inside the hold's transaction too, not only when the key was read."""
+    async with open_front(tmp_path) as front:
+        assert (await front.chat()).status_code == 200
+        expires = int(time.time()) + 1
+        front.shop.execute("UPDATE keys SET expires_at = ?", expires)
+        assert (await front.chat()).status_code in (200, 401)
+        other = sqlite3.connect(front.shop.database.path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        waiting = asyncio.ensure_future(front.chat())
+        await asyncio.sleep(max(0.0, expires + 0.2 - time.time()))
+        other.execute("ROLLBACK")
+        other.close()
+        assert (await waiting).status_code == 401
+
+
+@dataclass
+class Bad:
+    """How a database is spoiled, and what the command line says of it."""
+
+    name: str
+    says: str
+
+    def spoil(self, path: Path) -> Any:
+        match self.name:
+            case "missing":
+                path.unlink()
+            case "empty":
+                path.write_bytes(b"")
+            case "garbage":
+                path.write_bytes(b"no database at all " * 400)
+            case "foreign":
+                path.unlink()
+                with sqlite3.connect(path) as other:
+                    other.execute("CREATE TABLE songs (title TEXT)")
+                other.close()
+            case "newer":
+                with sqlite3.connect(path) as other:
+                    other.execute("INSERT INTO migrations VALUES (99, 'tomorrow', 1)")
+                other.close()
+            case "older":
+                with sqlite3.connect(path) as other:
+                    other.execute("DELETE FROM migrations")
+                other.close()
+
+
+BADS = [
+    Bad("missing", "sellapi init"),
+    Bad("empty", "sellapi init"),
+    Bad("garbage", "sellapi db restore"),
+    Bad("foreign", "some other program"),
+    Bad("newer", "newer sellapi"),
+    Bad("older", "sellapi db migrate"),
+]
+
+
+@pytest.mark.parametrize("bad", BADS, ids=lambda bad: bad.name)
+def test_the_command_line_says_what_is_wrong_with_the_database_and_what_to_do(tmp_path, bad):
+    path = tmp_path / "sellapi.db"
+    admin = open_shop(path)
+    admin.desk.database.raw().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    admin.desk.database.close()
+    bad.spoil(path)
+    for words in (("users", "list"), ("serve", "--port", "0")):
+        done = subprocess.run(
+            [*SOURCE, *words],
+            cwd=tmp_path,
+            env=clean_env(tmp_path),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == 1, done
+        assert bad.says in done.stderr
+        assert "Traceback" not in done.stderr
