@@ -20,7 +20,7 @@ from rich.progress import Progress
 from bench import report
 from bench.grow import KEYS_PER_USER, GrowthPlan, grow, is_rich, read_plan, secret_of
 from bench.load import OpenLoop, closed_loop, have
-from bench.machine import ROOT, Watch, describe, peak_bytes
+from bench.machine import ROOT, Load, describe, peak_bytes
 from bench.processes import Process
 from bench.report import Sample, Table, judge
 from bench.scenarios import Plan, Run, closed
@@ -101,8 +101,8 @@ def measure(scale: float, database: Path | None, rounds: int, seconds: int, docu
         _prepare(stage, path, plan)
         _hot_path(Run("hot path", stage, table, Plan(rounds, seconds), click.echo))
         _receipts(stage, table, plan)
-        _screens(table, path, plan)
-        _verify(table, path)
+        _screens(stage, table, path)
+        _verify(stage, table, path)
         _retention(stage, table, path)
         _backup(stage, table, path, seconds)
     _finish(table, plan, {"rounds": rounds, "seconds": seconds, "scale": scale}, document)
@@ -238,24 +238,27 @@ def _queries(admin: Admin, heavy: str) -> dict[str, Callable[[], object]]:
     }
 
 
-def _screens(table: Table, path: Path, plan: GrowthPlan) -> None:
-    del plan
+def _screens(stage: Stage, table: Table, path: Path) -> None:
     admin = open_desk(path)
+    found: dict[str, dict[str, float]] = {}
+    watch = stage.watch()
     try:
         for name, ask in _queries(admin, "grown-0@shop.test").items():
-            watch, times = Watch(()), []
+            times = []
             for _ in range(REPEATS):
                 begun = time.perf_counter()
                 ask()
                 times.append((time.perf_counter() - begun) * 1000)
-            load = watch.stop()
-            figures = {"p50_ms": report.percentile(times, 50), "first_ms": times[0]}
-            sample = Sample("screens and reports", name, 0, figures)
-            table.add(sample)
-            click.echo(f"  {name}: {figures['p50_ms']:.1f} ms (first {times[0]:.1f} ms)")
-            del load
+            found[name] = {"p50_ms": report.percentile(times, 50), "first_ms": times[0]}
     finally:
         admin.desk.database.close()
+    load = watch.stop()
+    for name, figures in found.items():
+        sample = Sample(
+            "screens and reports", name, 0, figures, load.quiet, load.others, load.steal
+        )
+        table.add(sample)
+        click.echo(f"  {name}: {figures['p50_ms']:.1f} ms (first {figures['first_ms']:.1f} ms)")
 
 
 def _command(path: Path, folder: Path, *words: str) -> tuple[Process, Path]:
@@ -288,18 +291,19 @@ def _last_json(out: Path) -> dict[str, Any]:
     return found
 
 
-def _add_work(table: Table, name: str, figures: dict[str, float]) -> None:
-    table.add(Sample("long work", name, 0, figures))
+def _add_work(table: Table, name: str, figures: dict[str, float], load: Load) -> None:
+    table.add(Sample("long work", name, 0, figures, load.quiet, load.others, load.steal))
     click.echo(f"  {name}: " + "  ".join(f"{n} {v:,.4g}" for n, v in figures.items()))
 
 
-def _verify(table: Table, path: Path) -> None:
+def _verify(stage: Stage, table: Table, path: Path) -> None:
+    watch = stage.watch()
     process, out = _command(path, path.parent, "ledger", "verify")
     seconds, memory = _watched(process)
     found = _last_json(out)
     out.unlink()
     figures = {"ok": float(found["ok"]), "seconds": seconds, "memory_mb": memory}
-    _add_work(table, "ledger verify", figures | {"entries": found["entries"]})
+    _add_work(table, "ledger verify", figures | {"entries": found["entries"]}, watch.stop())
 
 
 def _retention(stage: Stage, table: Table, path: Path) -> None:
@@ -307,6 +311,7 @@ def _retention(stage: Stage, table: Table, path: Path) -> None:
     age = _oldest_age_days(path)
     if age < 4:
         return
+    watch = stage.watch()
     admin = open_desk(path)
     chunks: list[float] = []
     last = time.perf_counter()
@@ -334,7 +339,8 @@ def _retention(stage: Stage, table: Table, path: Path) -> None:
     figures = {"removed": float(removed), "chunk_p50_ms": report.percentile(chunks, 50)}
     figures["chunk_p99_ms"] = report.percentile(chunks, 99)
     figures |= {"command_seconds": seconds, "memory_mb": memory}
-    _add_work(table, "requests prune", figures | {"others_p99_ms": others.result()["p99_ms"]})
+    figures["others_p99_ms"] = others.result()["p99_ms"]
+    _add_work(table, "requests prune", figures, watch.stop())
 
 
 def _oldest_age_days(path: Path) -> int:
@@ -363,25 +369,21 @@ def _backup(stage: Stage, table: Table, path: Path, seconds: int) -> None:
         if target is None:
             click.echo("  db backup: not measured, the disk has no room for it")
             return
-        subject = stage.subjects["grown"]
+        subject, watch = stage.subjects["grown"], stage.watch()
         before = _rate(stage, subject, seconds)
         process, out = _command(path, path.parent, "db", "backup", str(target))
-        begun, during = time.monotonic(), []
+        begun, during, memory = time.monotonic(), [before], 0.0
         while process.running and time.monotonic() - begun < 1_800:
+            memory = max(memory, peak_bytes(process.pid) / MB)
             during.append(_rate(stage, subject, seconds))
-        took, memory = time.monotonic() - begun, _watched(process)[1]
-        code = process.wait(5)
-        if code:
+        took = time.monotonic() - begun
+        if process.wait(5):
             raise RuntimeError(f"db backup: {out.read_text()[-500:]}")
         out.unlink()
         after = _rate(stage, subject, seconds)
         share = min(during) / max((before + after) / 2, 1e-9)
-        _add_work(
-            table,
-            "db backup",
-            {"seconds": took, "slowest_per_s": min(during), "share_of_rate": share}
-            | ({"memory_mb": memory} if memory else {}),
-        )
+        figures = {"seconds": took, "slowest_per_s": min(during), "share_of_rate": share}
+        _add_work(table, "db backup", figures | {"memory_mb": memory}, watch.stop())
 
 
 def _rate(stage: Stage, subject: Subject, seconds: int) -> float:

@@ -1,7 +1,7 @@
 """A provider that streams events at a pace: ``python -m bench.standin PORT``.
 
-``POST /paced/FIRST_MS/GAP_MS/…`` answers with the head at once, the first event FIRST_MS later and
-then one every GAP_MS (a FIRST_MS of 0 is right after the head). One wheel of milliseconds carries all streams and every event is one write
+``POST /paced/FIRST_MS/GAP_MS/…`` answers with the head at once, the first event FIRST_MS later on
+average and then one every GAP_MS (a FIRST_MS of 0 is right after the head). One wheel of milliseconds carries all streams and every event is one write
 of prebuilt bytes, so that one core offers far more than any gateway takes; how much is measured
 directly in each run. A stand-in that falls behind catches up: what it offers stays what it says.
 """
@@ -105,9 +105,10 @@ class Provider(asyncio.Protocol):
         if first == b"0":  # a write of its own all the same: a missing TCP_NODELAY must show
             self._wheel.soon(self)
             return
-        # Streams that begin together must not beat together.
-        Provider._phase += 7
-        self._wheel.put(self, self._wheel.now() + int(first) + Provider._phase % self._gap)
+        # Streams that begin together must not beat together: waits are spread evenly around FIRST_MS.
+        Provider._phase += 7_919
+        wait = Provider._phase % (2 * int(first) + 1)
+        self._wheel.put(self, self._wheel.now() + wait)
 
     def fire(self, now: int) -> None:
         if not self._open:

@@ -190,6 +190,32 @@ class Chaos:
         aside.rename(self.database)
         await asyncio.sleep(seconds / 2)
 
+    async def operated(self, seconds: float) -> None:
+        """Operators at work beside the server: each of these must do what it says."""
+        self.counts["operators' acts under load"] += 1
+        backup = self.database.with_name(f"backup-{self.random.randrange(2**32)}.db")
+        await asyncio.sleep(seconds / 4)
+        await asyncio.gather(
+            self._cli(0, "db", "backup", str(backup)),
+            self._cli(0, "credits", "grant", "chaos-0@example.test", "25", "--reason", "chaos"),
+            self._cli(0, "ledger", "verify"),
+            self._cli(1, "db", "restore", str(self.log), "--yes"),
+        )
+        await self._cli(0, "ledger", "verify", database=backup)
+        backup.unlink(missing_ok=True)
+
+    async def _cli(self, code: int, *words: str, database: Path | None = None) -> None:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "cli.py", *words, "--database", str(database or self.database)),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await child.communicate()
+        if child.returncode != code:
+            told = said.decode(errors="replace")[-300:]
+            self.differences.append(f"`sellapi {words[0]} {words[1]}`: {child.returncode}: {told}")
+
     async def killed_while(self, trouble: Callable[[float], Awaitable[None]], s: float) -> None:
         async def kill() -> None:
             await asyncio.sleep(s / 2)
@@ -210,6 +236,7 @@ class Chaos:
             ("disk refuses writes", self.refused_by_disk),
             ("full, then kill -9", lambda s: self.killed_while(self.full, s)),
             ("file moved away", self.moved_away),
+            ("backup, verify, sales", self.operated),
         ]
         name, event = events[number % len(events)]
         load = Load(self.url, self.keys, seed=self.random.randrange(2**32))
