@@ -105,12 +105,12 @@ class Out:
         *,
         empty: str,
         wide: Sequence[str] = (),
-        cells: Mapping[str, Callable[[dict[str, Any]], str]] | None = None,
+        cells: Mapping[str, Callable[[dict[str, Any]], object]] | None = None,
     ) -> None:
         """A list: a JSON array of whole objects, or a table of some columns.
 
         ``wide`` columns are shown besides where there is room for them; ``cells`` makes a column's
-        text from the row.
+        text from the row, a tuple its lines.
         """
         from sellapi.admin import to_json
 
@@ -210,7 +210,19 @@ class Out:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-_WHOLE = ("id", "slug", "name", "group", "at", "tier", "mode", "state", "status", "request_id")
+_WHOLE = (
+    "id",
+    "slug",
+    "name",
+    "group",
+    "at",
+    "tier",
+    "mode",
+    "state",
+    "status",
+    "request_id",
+    "model",
+)
 """Columns whose cells are copied, or are short anyway."""
 
 
@@ -236,6 +248,8 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return Text("\n".join(clean(line) for line in value))
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         return Text(clean(", ".join(value)))
     if isinstance(value, dict) and not any(isinstance(v, (dict, list)) for v in value.values()):

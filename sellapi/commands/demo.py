@@ -23,9 +23,8 @@ def open_demo_shop(settings: Settings) -> str:
         database.close()
 
 
-def welcome(host: str, port: int, key: str) -> str:
+def welcome(base: str, key: str) -> str:
     """What to paste: a curl line and an openai snippet."""
-    base = f"http://{host}:{port}/v1"
     return f"""
 Your demo key (a fresh one each start):  {key}
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sellapi.commands.common import Out, command, group
+from sellapi.commands.common import Out, command, group, has_room
 
 if TYPE_CHECKING:
     from sellapi.admin.views import Receipt, RequestRow
 
-COLUMNS = ["at", "request_id", "model", "state", "charge"]
-WIDE = ["user", "delivery", "input_tokens", "output_tokens", "http_status", "duration_ms"]
+COLUMNS = [
+    "at", "request_id", "model", "state", "charge", "user", "delivery", "input_tokens",
+    "output_tokens", "http_status", "duration_ms",
+]  # fmt: skip
 POLL_S = 0.5
 
 
@@ -35,7 +37,21 @@ def list_(out: Out, **filters: Any) -> None:
     if out.as_json:
         out.json(_documents(out, rows)[::-1])
     else:
-        out.many(rows, COLUMNS, wide=WIDE, empty="no requests yet")
+        _table(out, rows)
+
+
+def _table(out: Out, rows: Sequence[RequestRow]) -> None:
+    """One line a request, or two where a line has no room."""
+    empty = "no requests yet"
+    if has_room():
+        out.many(rows, COLUMNS, empty=empty)
+        return
+    cells = {
+        "request": lambda r: (r["at"][:19].replace("T", " "), r["request_id"]),
+        "what": lambda r: (r["model"], r["user"]),
+        "outcome": lambda r: (r["state"], r["delivery"]),
+    }
+    out.many(rows, [*cells, "charge"], cells=cells, empty=empty)
 
 
 def _documents(out: Out, rows: Sequence[RequestRow]) -> list[dict[str, Any]]:
@@ -97,7 +113,7 @@ def tail(out: Out, follow: bool, limit: int) -> None:
     if not follow and out.as_json:
         out.json(_documents(out, rows))
     elif not follow:
-        out.many(rows, COLUMNS, wide=WIDE, empty="no requests yet")
+        _table(out, rows)
     else:
         with suppress(KeyboardInterrupt):
             _follow(out, [row.id for row in rows], last)
