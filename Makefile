@@ -14,10 +14,10 @@ PY := $(VENV)/bin/python
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
 export PYTHON
 
-.PHONY: help run test test-deps lint format zipapp example chaos abuse lock clean
+.PHONY: help run test test-deps lint format zipapp example chaos abuse lock clean bench bench-quick bench-growth bench-soak
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Serve the demo: offline, with a demo provider, a user and a key
 	@exec $(PY) cli.py serve --demo $(ARGS)
@@ -49,6 +49,19 @@ chaos: $(VENV)/.dev ## Kill, lock, fill and break a real server under load; coun
 
 abuse: $(VENV)/.dev ## Measure a good client beside every kind of attack
 	@exec $(PY) -m bench.abuse $(ARGS)
+
+bench: $(VENV)/.dev ## Measure everything beside bare Sanic and nginx (20 minutes; ARGS=--with-peers)
+	@$(PY) -m bench run $(ARGS)
+
+bench-quick: $(VENV)/.dev ## Compare with bare Sanic in under a minute
+	@$(PY) -m bench quick
+
+bench-growth: $(VENV)/.dev ## Make and measure a shop of 10 million requests (ARGS="--scale 0.01" a small one)
+	@$(PY) -m bench.growth make $(ARGS)
+	@$(PY) -m bench.growth measure $(ARGS)
+
+bench-soak: $(VENV)/.dev ## Watch memory under full load (20 minutes; ARGS="--minutes 5")
+	@$(PY) -m bench soak $(ARGS)
 
 lock: $(VENV)/.dev ## Resolve pyproject.toml and tests/node again into their locks (ARGS=--upgrade for newer ones)
 	@tools/lock.sh $(ARGS)

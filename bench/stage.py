@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -155,6 +156,8 @@ def serve_env(more: Mapping[str, str] | None = None) -> dict[str, str]:
 def open_stage(cores: Cores | None = None) -> Iterator[Stage]:
     """Stand-ins up; every program ended and the folder removed afterwards, whatever happens."""
     cores = cores or Cores.here()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # wrk and nginx need one per stream
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="sellapi-bench-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
