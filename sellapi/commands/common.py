@@ -221,6 +221,7 @@ _WHOLE = (
     "state",
     "status",
     "request_id",
+    "request",
     "model",
 )
 """Columns whose cells are copied, or are short anyway."""
@@ -229,9 +230,9 @@ _WHOLE = (
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
 
 
-def has_room() -> bool:
+def has_room(characters: int = ROOM) -> bool:
     """Whether tables may show their wide columns: a file's reader scrolls, a terminal may be 80."""
-    return _console().width >= ROOM
+    return _console().width >= characters
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sellapi.commands.common import Out, command, group, has_room
+from sellapi.commands.common import WIDE, Out, command, group, has_room
 
 if TYPE_CHECKING:
     from sellapi.admin.views import Receipt, RequestRow
@@ -43,7 +43,7 @@ def list_(out: Out, **filters: Any) -> None:
 def _table(out: Out, rows: Sequence[RequestRow]) -> None:
     """One line a request, or two where a line has no room."""
     empty = "no requests yet"
-    if has_room():
+    if has_room(WIDE):
         out.many(rows, COLUMNS, empty=empty)
         return
     cells = {
