@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 DAY_MS = 86_400_000
+BALANCE_MAX = 4 * 10**18
+"""Microcredits of one account; twice as much would not fit into the database's integers."""
 
 
 class Delivery(Enum):
@@ -456,10 +458,14 @@ def credit(
 ) -> Entry:
     """Add credits; what the account owes is paid first, by an entry of its own."""
     assert amount >= 0
-    balance, owed = tx.execute(
-        "UPDATE accounts SET balance = balance + ? WHERE id = ? RETURNING balance, owed",
-        (amount, account_id),
-    ).fetchall()[0]
+    found = tx.execute(
+        "UPDATE accounts SET balance = balance + ?1 WHERE id = ?2 AND balance <= ?3 - ?1 "
+        "RETURNING balance, owed",
+        (amount, account_id, BALANCE_MAX),
+    ).fetchall()
+    if not found:
+        raise Refused(f"no account takes more than {format_credits(BALANCE_MAX)} credits")
+    balance, owed = found[0]
     entry_id = _write_entry(
         tx,
         (account_id, kind, amount, 0, balance, owed),

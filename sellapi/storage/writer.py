@@ -151,6 +151,17 @@ class Writer:
     # -- the thread's side ---------------------------------------------------------------------
 
     def _run(self) -> None:
+        while True:
+            try:
+                self._write()
+            except Exception:  # nothing may end this thread: all charges go through it
+                log.critical("the writer stumbled and goes on", exc_info=True)
+                time.sleep(_PAUSE_S)
+            else:
+                return
+
+    def _write(self) -> None:
+        """Until `stop`."""
         tx: Tx | None = None
         while True:
             if not (self._waiting or self._retry):
