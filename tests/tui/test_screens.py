@@ -153,6 +153,18 @@ async def test_columns_follow_the_size_of_the_terminal(shop: Path) -> None:
         _assert_fits(driver)
 
 
+async def test_no_width_cuts_a_column(shop: Path) -> None:
+    async with screens(shop, SMALL) as driver:
+        for key, table, _words in MODES:
+            await driver.press(key)
+            await driver.loaded(table)
+            for width in (80, 93, 107, 121, 151):
+                await driver.pilot.resize_terminal(width, 30)
+                await driver.until(lambda w=width: driver.app.screen.size.width == w)
+                await driver.pilot.pause()
+                _assert_fits(driver)
+
+
 async def test_foreign_text_is_shown_as_text(shop: Path, admin: object) -> None:
     """Neither markup nor control characters of a name reach the terminal."""
     admin.users.add("evil@example.com", name="[red]boo[/]\x1b[2J\u202eabc")  # type: ignore[attr-defined]

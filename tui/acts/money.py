@@ -64,7 +64,10 @@ def _change_preview(sign: int) -> object:
         after = user.balance + sign * value
         lines = [
             Line("user", user.email),
-            Line("credits", f"{'+' if sign > 0 else '-'}{format_credits(value)} (${credits_to_usd(value)})"),
+            Line(
+                "credits",
+                f"{'+' if sign > 0 else '-'}{format_credits(value)} (${credits_to_usd(value)})",
+            ),
             Line("reason", values["reason"]),
         ]
         if sign > 0:

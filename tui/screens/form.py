@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from rich.text import Text
@@ -122,9 +123,7 @@ class Form(ModalScreen[Any]):
         if not self.spec.fields:
             self.query_one("#leave" if self.spec.danger else "#send").focus()
         else:
-            first = next(
-                (f for f in self.spec.fields if not f.value and not f.flag), self.spec.fields[0]
-            )
+            first = _first(self.spec.fields)
             self.query_one(f"#field-{first.name}").focus()
 
     def _stage(self, lines: list[Line] | None = None) -> None:
@@ -232,6 +231,16 @@ class Form(ModalScreen[Any]):
             self._back_to_fields()
         else:
             self.dismiss(None)
+
+
+def _first(fields: Sequence[Field]) -> Field:
+    """Where one begins: what is needed and missing, or, after a target, what is still empty."""
+    for field in fields:
+        if field.required and not field.value:
+            return field
+    if len(fields) > 1 and fields[0].users and not fields[1].value:
+        return fields[1]
+    return fields[0]
 
 
 def plain_lines(text: str) -> str:

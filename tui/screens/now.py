@@ -106,13 +106,13 @@ class _Health:
 
 
 HEALTH_COLUMNS = (
-    Column("Provider", lambda h: h.provider.name, 10, flex=1),
-    Column("State", lambda h: h.state, 16, flex=2),
+    Column("Provider", lambda h: h.provider.name, 9, flex=1),
+    Column("State", lambda h: h.state, 12, flex=2),
     Column("Now", lambda h: str(h.in_flight), 4, right=True),
     Column("Latency", lambda h: Cell(
         millis(None if h.latency_ms is None else int(h.latency_ms)), "dim"), 7, right=True),
     Column("Cools", lambda h: Cell(f"{h.cooling_s} s" if h.cooling_s else NONE,
-                                   "warn" if h.cooling_s else "dim"), 5, right=True),
+                                   "warn" if h.cooling_s else "dim"), 5, right=True, wide=48),
 )  # fmt: skip
 
 

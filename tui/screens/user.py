@@ -161,10 +161,10 @@ class UserPage(Page):
                 Figure("Owed", amount(user.owed), "bad" if user.owed else "dim"),
                 Figure("Paid", usd(detail.cash), "good" if detail.cash else "dim"),
                 Figure("Packs", str(detail.packs_bought)),
-                Figure("Charged, 30 d", amount(detail.charged_30d)),
-                Figure("Requests, 30 d", compact(detail.requests_30d)),
+                Figure("Charged 30d", amount(detail.charged_30d)),
+                Figure("Requests 30d", compact(detail.requests_30d)),
                 Figure(
-                    "Last request",
+                    "Last asked",
                     "never" if seen is None else f"{ago(time.time() - seen / 1000)} ago",
                     "dim" if seen is None else "",
                 ),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich.style import Style
+from rich.text import Span, Text
+from textual.app import RenderResult
 from textual.color import Color
 from textual_plotext import PlotextPlot
 
@@ -24,6 +27,18 @@ class Plot(PlotextPlot):
     def on_mount(self) -> None:
         self._begin()
         self.app.theme_changed_signal.subscribe(self, lambda _theme: self._again())
+
+    def render(self) -> RenderResult:
+        """The plot on the screen's own background."""
+        drawn = super().render()
+        if isinstance(drawn, Text):
+            drawn.spans = [
+                Span(
+                    s.start, s.end, Style(color=s.style.color) if isinstance(s.style, Style) else ""
+                )
+                for s in drawn.spans
+            ]
+        return drawn
 
     def on_resize(self) -> None:
         self._again()

@@ -188,6 +188,8 @@ class Rows(DataTable[Text]):
     def _fitted(self, total: int) -> list[tuple[Column, int]]:
         room = total - SCROLLBAR
         chosen = [c for c in self._spec if c.wide <= total]
+        while sum(c.width + GAP for c in chosen) > room and any(c.wide for c in chosen):
+            chosen.remove(max(chosen, key=lambda c: c.wide))
         fixed = sum(c.width + GAP for c in chosen)
         spare = max(0, room - fixed)
         shares = sum(c.flex for c in chosen)
