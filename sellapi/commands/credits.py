@@ -43,7 +43,7 @@ def deduct(out: Out, email: str, amount: str, **options: Any) -> None:
 
 @command(credits_, "refund", example="sellapi credits refund req_0123 --reason 'answer was lost'")
 @click.argument("request_id")
-@click.option("--reason", default="")
+@click.option("--reason", default="", help="Stands in the ledger.")
 def refund(out: Out, request_id: str, reason: str) -> None:
     """Give back what a request was charged, once."""
     out.one(out.admin.credits.refund(request_id, reason=reason))

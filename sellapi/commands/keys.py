@@ -43,7 +43,13 @@ def create(out: Out, email: str, **options: Any) -> None:
 
 @command(keys, "list", example="sellapi keys list ann@shop.test")
 @click.argument("email", required=False)
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="At most so many.",
+)
 def list_(out: Out, email: str | None, limit: int) -> None:
     """List keys, newest first."""
     page = out.admin.keys.list(email, limit=limit)
@@ -59,7 +65,7 @@ def show(out: Out, key_id: int) -> None:
 
 @command(keys, "set", example="sellapi keys set 3 --limit 5000 --models openai/gpt-5.4")
 @click.argument("key_id", metavar="ID", type=int)
-@click.option("--name")
+@click.option("--name", help="What it is for.")
 @_limits
 def set_(out: Out, key_id: int, **options: Any) -> None:
     """Change a key; `none` lifts an expiry, a limit or an allowlist."""

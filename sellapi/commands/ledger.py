@@ -28,9 +28,15 @@ def verify(out: Out) -> None:
 @command(ledger, "list", example="sellapi ledger list --user ann@shop.test --kind sale")
 @click.option("--user", metavar="EMAIL", help="Only entries of a user.")
 @click.option("--kind", metavar="sale|grant|charge|…", help="Only entries of a kind.")
-@click.option("--since", metavar="7d|DATE")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
-@click.option("--csv", "as_csv", is_flag=True)
+@click.option("--since", metavar="7d|DATE", help="From (a duration ago, or a UTC day).")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    show_default=True,
+    help="At most so many.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="As CSV.")
 def list_(out: Out, as_csv: bool, **filters: Any) -> None:
     """List entries, newest first."""
     from sellapi.commands.credits import CSV
@@ -47,9 +53,15 @@ def list_(out: Out, as_csv: bool, **filters: Any) -> None:
 @command(None, "audit", example="sellapi audit --act packs --since 7d")
 @click.option("--act", help="An act or its noun: keys.revoke, packs.")
 @click.option("--actor", help="Who did it, as shown.")
-@click.option("--target", metavar="EMAIL|user:1|key:3|model:SLUG")
-@click.option("--since", metavar="7d|DATE")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--target", metavar="EMAIL|user:1|key:3|model:SLUG", help="What was acted on.")
+@click.option("--since", metavar="7d|DATE", help="From (a duration ago, or a UTC day).")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    show_default=True,
+    help="At most so many.",
+)
 def audit(out: Out, **filters: Any) -> None:
     """Who did what, when, from CLI or TUI; newest first. Amounts are microcredits here."""
     rows = out.admin.audit.list(**filters)

@@ -79,7 +79,9 @@ def _split(options: dict[str, Any]) -> dict[str, Any]:
     "--input 3 --output 15",
 )
 @click.argument("slug")
-@click.option("--mode", required=True, type=click.Choice(["chat", "embedding", "image"]))
+@click.option(
+    "--mode", required=True, type=click.Choice(["chat", "embedding", "image"]), help="What it does."
+)
 @_options
 def add(out: Out, slug: str, **options: Any) -> None:
     """Add a model. Prices are exact decimals; without one it stays disabled."""
@@ -167,8 +169,8 @@ def prices(out: Out, slug: str) -> None:
 @click.argument("target", metavar="PROVIDER:ID")
 @click.option("--priority", type=int, help="Lowest is tried first (default: last).")
 @click.option("--weight", type=int, help="Share among equal priorities.")
-@click.option("--timeout", "timeout_s", type=float, metavar="S")
-@click.option("--max-concurrency", type=int)
+@click.option("--timeout", "timeout_s", type=float, metavar="S", help="Seconds to the first byte.")
+@click.option("--max-concurrency", type=int, help="Calls at a time on this route.")
 @click.option("--retry-on-timeout", is_flag=True, help="The next route may be tried then.")
 @click.option("--cost", multiple=True, metavar="NAME=USD", help="What the provider charges us.")
 def route(out: Out, slug: str, verb: str, target: str, **options: Any) -> None:

@@ -59,7 +59,7 @@ def sell(out: Out, email: str, pack: str, paid_usd: str | None, reference: str |
 
 @command(packs, "refund", example="sellapi packs refund 42 --reason 'changed her mind'")
 @click.argument("entry", type=int)
-@click.option("--reason", default="")
+@click.option("--reason", default="", help="Stands in the ledger.")
 @click.option("--allow-debt", is_flag=True, help="Credits already spent become owed.")
 def refund(out: Out, entry: int, reason: str, allow_debt: bool) -> None:
     """Undo a sale, by its ledger entry; Pro ends with the last pack."""

@@ -30,9 +30,13 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
                 metavar="K=V",
                 help="Sent with every call; a secret as K=env:VAR.",
             ),
-            click.option("--max-connections", type=int),
-            click.option("--timeout", "timeout_s", type=float, metavar="S"),
-            click.option("--proxy", metavar="URL"),
+            click.option(
+                "--max-connections", type=int, help="Calls at a time; others wait in line."
+            ),
+            click.option(
+                "--timeout", "timeout_s", type=float, metavar="S", help="Seconds to the first byte."
+            ),
+            click.option("--proxy", metavar="URL", help="Way out; none: direct."),
         )
     ):
         function = option(function)
@@ -70,7 +74,7 @@ def show(out: Out, name: str) -> None:
 @command(providers, "set", example="sellapi providers set openai --max-connections 64")
 @click.argument("name")
 @_options
-@click.option("--enable/--disable", "enabled", default=None)
+@click.option("--enable/--disable", "enabled", default=None, help="Whether it is called at all.")
 def set_(out: Out, name: str, **options: Any) -> None:
     """Change a provider; holds for the next request."""
     out.one(out.admin.providers.set(name, **options))

@@ -26,11 +26,19 @@ def requests() -> None: ...
 
 
 @command(requests, "list", example="sellapi requests list --user ann@shop.test --limit 20")
-@click.option("--user", metavar="EMAIL")
-@click.option("--model", metavar="SLUG")
-@click.option("--state", type=click.Choice(["held", "settled", "voided", "swept"]))
+@click.option("--user", metavar="EMAIL", help="Only those of a user.")
+@click.option("--model", metavar="SLUG", help="Only those of a model.")
+@click.option(
+    "--state", type=click.Choice(["held", "settled", "voided", "swept"]), help="Only these."
+)
 @click.option("--undelivered", is_flag=True, help="Charged, but the answer was lost on its way.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    show_default=True,
+    help="At most so many.",
+)
 def list_(out: Out, **filters: Any) -> None:
     """List requests, newest first."""
     rows = out.admin.requests.list(**filters)
@@ -104,7 +112,13 @@ def _line(r: dict[str, Any]) -> str:
 
 @command(requests, "tail", example="sellapi requests tail --follow")
 @click.option("--follow", is_flag=True, help="Go on until stopped; one document a line.")
-@click.option("--limit", type=click.IntRange(0, 10_000), default=10, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(0, 10_000),
+    default=10,
+    show_default=True,
+    help="How many to begin with.",
+)
 def tail(out: Out, follow: bool, limit: int) -> None:
     """The last requests; with --follow each new one once it is resolved."""
     admin = out.admin
@@ -136,7 +150,7 @@ def _follow(out: Out, waiting: list[int], last: int) -> None:
 
 
 @command(requests, "prune", example="sellapi requests prune --older-than 90d")
-@click.option("--older-than", required=True, metavar="90d")
+@click.option("--older-than", required=True, metavar="90d", help="Age of what goes; 1d at least.")
 def prune(out: Out, older_than: str) -> None:
     """Remove old request rows; daily sums and the ledger stay."""
     with out.progress("pruning") as progress:

@@ -37,7 +37,13 @@ DEMO_DATABASE = "sellapi-demo.db"
     type=click.IntRange(0, 65535),
     help="0: any free one.",
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Processes; only 1 with memory:// limits.",
+)
 @click.option("--demo", is_flag=True, help=f"Try everything offline, on {DEMO_DATABASE}.")
 @click.option(
     "--behind-tls-proxy", is_flag=True, help="A TLS proxy stands in front: allow any host."

@@ -32,17 +32,12 @@ def open_shop(path: str | Path) -> Admin:
     return Admin(database, actor=actor(), via="tui", env=os.environ)
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  sellapi tui\n  sellapi tui --database /srv/shop/sellapi.db")
 @click.option("--database", default=None, help="Path of the database (SELLAPI_DATABASE).")
 def tui(database: str | None) -> None:
-    r"""Look after the shop on a screen: figures, users, catalog, ledger, audit.
+    """Look after the shop on a screen: figures, users, catalog, ledger, audit.
 
     It works beside a running server, over SSH and in tmux, and when no server runs.
-
-    \b
-    Examples:
-      sellapi tui
-      sellapi tui --database /srv/shop/sellapi.db
     """
     from sellapi.settings import Settings
 

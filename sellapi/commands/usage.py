@@ -16,11 +16,21 @@ BAR = 20
 
 
 @command(None, "usage", example="sellapi usage --since 7d --by user")
-@click.option("--since", default="24h", show_default=True, metavar="24h|DATE")
 @click.option(
-    "--by", type=click.Choice(["model", "user", "key", "day"]), default="model", show_default=True
+    "--since",
+    default="24h",
+    show_default=True,
+    metavar="24h|DATE",
+    help="A duration ago, or a UTC day.",
 )
-@click.option("--csv", "as_csv", is_flag=True)
+@click.option(
+    "--by",
+    type=click.Choice(["model", "user", "key", "day"]),
+    default="model",
+    show_default=True,
+    help="What is summed by.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="As CSV.")
 def usage(out: Out, since: str, by: str, as_csv: bool) -> None:
     """Charges, cost and margin. Whole UTC days: the day --since lies in counts from its start."""
     from sellapi.admin import to_json

@@ -24,13 +24,22 @@ def add(out: Out, email: str, name: str) -> None:
 
 @command(users, "list", example="sellapi users list --search ann --sort balance --descending")
 @click.option("--search", default="", help="Part of an e-mail or a name.")
-@click.option("--tier", type=click.Choice(["free", "pro"]))
-@click.option("--status", type=click.Choice(["active", "suspended", "deleted"]))
+@click.option("--tier", type=click.Choice(["free", "pro"]), help="Only users of a tier.")
+@click.option("--status", type=click.Choice(["active", "suspended", "deleted"]), help="Only these.")
 @click.option(
-    "--sort", type=click.Choice(["id", "email", "balance", "owed", "created"]), default="id"
+    "--sort",
+    type=click.Choice(["id", "email", "balance", "owed", "created"]),
+    default="id",
+    help="What the order goes by.",
 )
-@click.option("--descending", is_flag=True)
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True)
+@click.option("--descending", is_flag=True, help="The largest, newest or last first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="At most so many.",
+)
 def list_(
     out: Out,
     search: str,
@@ -56,9 +65,9 @@ def show(out: Out, email: str) -> None:
 
 @command(users, "set", example="sellapi users set ann@shop.test --tier pro")
 @click.argument("email")
-@click.option("--tier", type=click.Choice(["free", "pro"]))
+@click.option("--tier", type=click.Choice(["free", "pro"]), help="By hand; packs do it too.")
 @click.option("--email", "new_email", help="The new address.")
-@click.option("--name")
+@click.option("--name", help="Shown in lists.")
 def set_(out: Out, email: str, tier: str | None, new_email: str | None, name: str | None) -> None:
     """Change a user's tier, e-mail or name."""
     out.one(out.admin.users.set(email, tier=tier, email=new_email, name=name))
