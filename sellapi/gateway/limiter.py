@@ -86,7 +86,7 @@ class Limiter:
         if self._voids:
             self._refuse_abuse(caller)
         for scope in self._post_scopes(caller, tier):
-            if len(self._storage.events.get(scope.key, ())) >= scope.amount:  # else it fits anyway
+            if self._kept(scope) >= scope.amount:  # else it fits anyway
                 self._figures(scope, need=1)
 
     def spend(self, caller: Caller, tier: Tier) -> Quota:
@@ -138,11 +138,17 @@ class Limiter:
         )
 
     def _spend(self, of_key: _Scope, of_account: _Scope) -> Quota:
-        by_key = self._figures(of_key, need=1)
-        by_account = self._figures(of_account, need=1)
+        tighter = self._figures(of_key, need=1)
+        # Entries kept are never fewer than those in the window: often that settles it.
+        if of_account.amount - self._kept(of_account) <= tighter.remaining:
+            by_account = self._figures(of_account, need=1)
+            tighter = min(tighter, by_account, key=lambda quota: quota.remaining)
         self._count(of_key)
         self._count(of_account)
-        return by_key if by_key.remaining <= by_account.remaining else by_account
+        return tighter
+
+    def _kept(self, scope: _Scope) -> int:
+        return len(self._storage.events.get(scope.key, ()))
 
     def _figures(self, scope: _Scope, need: int) -> Quota:
         """What is left in a window once ``need`` more are counted; raises `RateLimited`."""

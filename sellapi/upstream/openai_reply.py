@@ -290,8 +290,13 @@ def _count(value: Any) -> int | None:
 
 def _first(value: dict[str, Any], *names: str) -> int | None:
     for name in names:
-        if (found := _count(value.get(name))) is not None:
+        found = value.get(name)
+        if found is None:
+            continue
+        if found.__class__ is int and 0 <= found <= _MAX_COUNT:  # what nearly all of them send
             return found
+        if (count := _count(found)) is not None:
+            return count
     return None
 
 
