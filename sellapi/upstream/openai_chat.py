@@ -26,6 +26,7 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolChoice",
+    "asks_for_functions",
     "field_value",
     "parse_chat",
 ]
@@ -166,7 +167,7 @@ def parse_chat(job: Job) -> Chat:
         messages=_messages(job),
         tools=tools,
         tool_choice=choice,
-        parallel_tool_calls=_typed(job, "parallel_tool_calls", (bool,), "true or false"),
+        parallel_tool_calls=False if asks_for_functions(job) else _parallel(job),
         stop=_stop(job),
         temperature=_number(job, "temperature", 0, 2),
         top_p=_number(job, "top_p", 0, 1),
@@ -180,6 +181,15 @@ def parse_chat(job: Job) -> Chat:
         service_tier=_typed(job, "service_tier", (str,), "a string"),
         cache_control=cache_control if isinstance(cache_control, dict) else None,
     )
+
+
+def asks_for_functions(job: Job) -> bool:
+    """Whether the client uses the deprecated ``functions``: one call an answer, told the old way."""
+    return field_value(job, "functions") is not None and field_value(job, "tools") is None
+
+
+def _parallel(job: Job) -> bool | None:
+    return _typed(job, "parallel_tool_calls", (bool,), "true or false")  # type: ignore[no-any-return]
 
 
 def _refuse_impossible(job: Job) -> None:

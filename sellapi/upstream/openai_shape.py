@@ -24,6 +24,7 @@ from sellapi.upstream.openai_chat import (
     Tool,
     ToolCall,
     ToolChoice,
+    asks_for_functions,
     field_value,
     parse_chat,
 )
@@ -180,16 +181,32 @@ class Choice:
 
 def completion(job: Job, choices: Iterable[Choice], usage: Usage | None) -> bytes:
     """A whole ``chat.completion`` as JSON."""
+    told = [choice.as_json() for choice in choices]
+    if asks_for_functions(job):
+        for choice in told:
+            _tell_function(choice)
     body: JsonObject = {
         "id": wire_id(job),
         "object": "chat.completion",
         "created": job.created,
         "model": job.slug,
-        "choices": [choice.as_json() for choice in choices],
+        "choices": told,
     }
     if usage is not None:
         body["usage"] = openai_usage(usage)
     return orjson.dumps(body)
+
+
+def _tell_function(choice: JsonObject) -> None:
+    """The call as clients of the deprecated ``functions`` read it."""
+    calls = choice["message"].pop("tool_calls", None)
+    if calls:
+        choice["message"]["function_call"] = calls[0]["function"]
+    choice["finish_reason"] = _function_finish(choice["finish_reason"])
+
+
+def _function_finish(reason: str) -> str:
+    return "function_call" if reason == "tool_calls" else reason
 
 
 class ChunkWriter:
@@ -199,9 +216,10 @@ class ChunkWriter:
     its `tool_arguments`, one call finished before the next begins, `finish` last.
     """
 
-    __slots__ = ("_head", "_middle", "_tail")
+    __slots__ = ("_functions", "_head", "_middle", "_tail")
 
     def __init__(self, job: Job) -> None:
+        self._functions = asks_for_functions(job)
         head = orjson.dumps(
             {
                 "id": wire_id(job),
@@ -252,6 +270,9 @@ class ChunkWriter:
         index: int = 0,
     ) -> bytes:
         """The chunk that opens call number ``call`` (dense from 0), id and name once."""
+        if self._functions:
+            opened = orjson.dumps({"name": name, "arguments": arguments})
+            return b"" if call else self.delta(b'{"function_call":' + opened + b"}", index)
         item: JsonObject = {
             "index": call,
             "id": identifier,
@@ -263,6 +284,9 @@ class ChunkWriter:
         return self.delta(b'{"tool_calls":[' + orjson.dumps(item) + b"]}", index)
 
     def tool_arguments(self, call: int, arguments: str, index: int = 0) -> bytes:
+        if self._functions:
+            piece = b'{"function_call":{"arguments":' + orjson.dumps(arguments) + b"}}"
+            return b"" if call else self.delta(piece, index)
         piece = b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}'
         return self.delta(piece % (call, orjson.dumps(arguments)), index)
 
@@ -274,6 +298,8 @@ class ChunkWriter:
         return self.delta(b'{"refusal":' + orjson.dumps(text) + b"}", index)
 
     def finish(self, reason: str, index: int = 0) -> bytes:
+        if self._functions:
+            reason = _function_finish(reason)
         return self.delta(b"{}", index, b'"' + reason.encode() + b'"')
 
     def usage_chunk(self, usage: JsonObject, extra: JsonObject) -> bytes:

@@ -144,6 +144,24 @@ def check_calls(pieces: list[Any], *, expected: bool) -> None:
         json.loads("".join(p.function.arguments or "" for p in [first, *rest]))
 
 
+@pytest.mark.parametrize("ask", [whole, streamed])
+@pytest.mark.parametrize("kind", ["anthropic", "gemini"])
+async def test_the_deprecated_functions_are_answered_in_their_own_way(
+    client: Any, kind: str, ask: Any
+) -> None:
+    """function_call instead of tool_calls, its result under the role function."""
+    functions = [tool["function"] for tool in TOOLS]
+    body = {"model": CHAT[kind], "functions": functions, "function_call": "auto"}
+    first = (await ask(client, messages=ASK, **body)).choices[0]
+    assert first.finish_reason == "function_call"
+    assert not first.message.tool_calls
+    called = first.message.function_call
+    assert (called.name, isinstance(json.loads(called.arguments), dict)) == ("get_weather", True)
+    result = {"role": "function", "name": called.name, "content": "9"}
+    second = (await ask(client, messages=[*ASK, first.message, result], **body)).choices[0]
+    assert (second.finish_reason, bool(second.message.content)) == ("stop", True)
+
+
 class Answer(BaseModel):
     answer: str
 
