@@ -22,7 +22,7 @@ __all__ = ["SCENARIOS", "Plan", "Run", "closed", "run_scenario"]
 
 MB = 1 << 20
 BIG_EVERY_S = 0.5
-WARM_UP_S = 1
+WARM_UP_S = 3
 LONGER = 2.5
 """Times the plan's seconds, where streams take a while to get going or a p99 wants more answers."""
 
@@ -105,7 +105,11 @@ def closed(
     if (subject.name, job.name) not in stage.warmed:  # keys read, connections opened, code loaded
         stage.warmed.add((subject.name, job.name))
         warm = closed_loop(
-            target, stage.folder, connections=64, seconds=WARM_UP_S, core=stage.cores.load
+            target,
+            stage.folder,
+            connections=connections or plan.connections,
+            seconds=WARM_UP_S,
+            core=stage.cores.load,
         )
         stage.answered[subject.name] += warm.requests
     watch = stage.watch()
