@@ -132,7 +132,8 @@ def test_the_deprecated_functions_are_tools():
             "function_call": {"name": "f"},
         }
     )
-    assert body["tool_choice"] == {"type": "tool", "name": "f"}
+    one = {"disable_parallel_tool_use": True}  # the old shape has room for one call
+    assert body["tool_choice"] == {"type": "tool", "name": "f"} | one
     use, result = body["messages"][1]["content"][0], body["messages"][2]["content"][0]
     assert (use["input"], result["tool_use_id"], result["content"]) == ({}, use["id"], "7")
 
