@@ -133,7 +133,10 @@ async def open_front(
         )
         account = shop.user("customer@example.com", tier=tier, grant=grant)
         key = shop.key(account)
-        async with running(path, **settings) as run, httpx.AsyncClient(timeout=20) as http:
+        async with (
+            running(path, **settings) as run,
+            httpx.AsyncClient(timeout=20, verify=False) as http,
+        ):
             front = Front(fake, shop, run, http, provider, account, key)
             try:
                 yield front
