@@ -73,6 +73,8 @@ class _State:
     """account id -> (balance, owed)"""
     spent: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     """key id -> charges"""
+    owners: dict[int, int] = field(default_factory=dict)
+    """key id -> the account its charges stand in"""
     last_request: int = 0
     requests: int = 0
     unresolved: set[int] = field(default_factory=set)
@@ -139,9 +141,9 @@ _ENTRIES = """
 SELECT e.*, r.id AS row_id, r.state, r.charge, r.account_id AS request_account,
     r.key_id AS request_key, o.kind AS of_kind, o.account_id AS of_account, o.amount AS of_amount,
     o.owed_change AS of_owed, o.request_id AS of_request, o.pack_id AS of_pack,
-    o.cash_micro_usd AS of_cash
+    o.cash_micro_usd AS of_cash, p.credits AS pack_credits
 FROM entries e LEFT JOIN requests r ON r.request_id = e.request_id
-LEFT JOIN entries o ON o.id = e.of_entry
+LEFT JOIN entries o ON o.id = e.of_entry LEFT JOIN packs p ON p.id = e.pack_id
 WHERE e.id > ? ORDER BY e.id LIMIT ?
 """
 
@@ -189,6 +191,12 @@ def _check_entry(state: _State, e: dict[str, Any], horizon: int) -> None:
     if e["kind"] == "charge":
         _check_charge_link(e, name, horizon)
         state.spent[e["key_id"]] += e["owed_change"] - e["amount"]
+        if state.owners.setdefault(e["key_id"], e["account_id"]) != e["account_id"]:
+            raise _Difference(f"{name}: key {e['key_id']} has charges in another account too")
+    elif e["kind"] == "sale" and e["pack_credits"] != e["amount"]:
+        raise _Difference(
+            f"{name}: is not what pack {e['pack_id']} holds (packs never change once added)"
+        )
     elif e["kind"] in ("sale_refund", "charge_refund"):
         _check_refund_link(e, name)
 
@@ -247,8 +255,12 @@ def _read_requests(database: Database, state: _State, snapshot: Tx | None = None
 def _load_prices(tx: Tx, state: _State, rows: list[dict[str, Any]]) -> None:
     for price_id in {row["price_id"] for row in rows} - state.prices.keys():
         text = tx.value("SELECT prices FROM prices WHERE id = ?", (price_id,))
-        if text is not None:
+        if text is None:
+            continue
+        try:
             state.prices[price_id] = Prices.from_json(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise _Difference(f"price version {price_id} cannot be read ({error})") from None
 
 
 def _check_request(state: _State, r: dict[str, Any]) -> None:
@@ -272,9 +284,13 @@ def _check_request(state: _State, r: dict[str, Any]) -> None:
     prices = state.prices.get(r["price_id"])
     if prices is None:
         raise _Difference(f"{name}: its price version {r['price_id']} does not exist")
+    try:
+        usage = usage_of(r["usage"])
+    except (ValueError, TypeError) as error:
+        raise _Difference(f"{name}: its usage cannot be read ({error})") from None
     right = charge(
         prices,
-        usage_of(r["usage"]),
+        usage,
         size=r["image_size"] or "auto",
         quality=r["image_quality"] or "auto",
     )
@@ -312,6 +328,10 @@ def _check_accounts(database: Database, state: _State) -> tuple[int, int]:
             if not rows:
                 break
             held, _, count = _open_holds(tx, "account_id", last, rows[-1]["id"])
+        ids = {a["id"] for a in rows}
+        for account in state.accounts:
+            if last < account <= rows[-1]["id"] and account not in ids:
+                raise _Difference(f"account {account} has entries and does not exist")
         for a in rows:
             _check_account(state, a, held.get(a["id"], 0))
         last = rows[-1]["id"]
@@ -325,12 +345,17 @@ def _check_accounts(database: Database, state: _State) -> tuple[int, int]:
         with _snapshot(database) as tx:
             _read_entries(database, state, tx)
             rows = tx.rows(
-                "SELECT id, spent, held FROM keys WHERE id > ? ORDER BY id LIMIT ?",
+                "SELECT id, account_id, spent, held FROM keys WHERE id > ? ORDER BY id LIMIT ?",
                 (last_key, CHUNK),
             )
             if not rows:
+                _no_keys_beyond(state, last_key)
                 return accounts, holds
             held, _, _ = _open_holds(tx, "key_id", last_key, rows[-1]["id"])
+        ids = {k["id"] for k in rows}
+        for key in state.owners:
+            if last_key < key <= rows[-1]["id"] and key not in ids:
+                raise _Difference(f"key {key} has charges and does not exist")
         for k in rows:
             _check_key(state, k, held.get(k["id"], 0))
         last_key = rows[-1]["id"]
@@ -368,7 +393,18 @@ def _check_account(state: _State, a: dict[str, Any], held: int) -> None:
             )
 
 
+def _no_keys_beyond(state: _State, last: int) -> None:
+    gone = [key for key in state.owners if key > last]
+    if gone:
+        raise _Difference(f"key {gone[0]} has charges and does not exist")
+
+
 def _check_key(state: _State, k: dict[str, Any], held: int) -> None:
+    if state.owners.get(k["id"], k["account_id"]) != k["account_id"]:
+        raise _Difference(
+            f"key {k['id']}: belongs to account {k['account_id']}, its charges stand in account "
+            f"{state.owners[k['id']]}"
+        )
     spent = state.spent.get(k["id"], 0)
     if (k["spent"], k["held"]) != (spent, held):
         raise _Difference(
