@@ -1,13 +1,18 @@
 """The command `sellapi`, as a person and as a script meet it."""
 
 import csv
+import fcntl
 import importlib
 import inspect
 import io
 import json
 import os
+import pty
+import shutil
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import click
@@ -52,6 +57,14 @@ def shell(tmp_path):
     shell = Shell(tmp_path / "shop.db")
     shell.run("init")
     return shell
+
+
+@pytest.fixture
+def requests(shell, tmp_path):
+    shell.run("users", "add", ANN)
+    database = Database.open(tmp_path / "shop.db")
+    yield Requests(Admin(database, actor="t", via="cli", env={}), ANN)
+    database.close()
 
 
 def process(*words, env=None, **options):
@@ -124,17 +137,27 @@ def test_output_goes_to_stdout_trouble_to_stderr_and_the_exit_code_tells(tmp_pat
     assert "\x1b" not in process("users", "list", env=env).stdout
 
 
-def test_what_list_prints_as_json_is_an_array_of_what_show_prints(shell):
-    shell.run("users", "add", ANN)
-    shell.run("keys", "create", ANN)
-    for noun, name in (
-        ("users", ANN),
-        ("keys", "1"),
-        ("packs", "starter"),
-        ("providers", "openai"),
-        ("models", "openai/gpt-5.4"),
-    ):
-        assert shell.json(noun, "show", name) in shell.json(noun, "list"), noun
+NOUNS = {
+    "users": "email",
+    "keys": "id",
+    "packs": "slug",
+    "tiers": "name",
+    "providers": "name",
+    "models": "slug",
+    "requests": "request_id",
+}
+
+
+def test_what_list_prints_as_json_is_an_array_of_what_show_prints(shell, requests):
+    requests.charge()
+    requests.hold(10_000_000)
+    both = {noun for noun in MINE if {(noun, "list"), (noun, "show")} <= {w for w, _ in _verbs()}}
+    assert both == NOUNS.keys()
+    for noun, name in NOUNS.items():
+        listed = shell.json(noun, "list")
+        assert listed, noun
+        assert listed == [shell.json(noun, "show", str(row[name])) for row in listed], noun
+    assert shell.json("requests", "tail") == shell.json("requests", "list")[::-1]
 
 
 def test_the_whole_life_of_a_customer(shell):
@@ -300,11 +323,7 @@ def test_every_act_of_the_admin_service_has_its_command_and_the_other_way_round(
         )
 
 
-def test_a_tail_follows_new_requests_one_document_a_line(shell, tmp_path):
-    shell.run("users", "add", ANN)
-    database = Database.open(tmp_path / "shop.db")
-    admin = Admin(database, actor="t", via="cli", env={})
-    requests = Requests(admin, ANN)
+def test_a_tail_follows_new_requests_one_document_a_line(shell, requests):
     first = requests.charge(hold=1_000_000_000)
     tail = subprocess.Popen(
         [sys.executable, str(ROOT / "cli.py"), "requests", "tail", "--follow", "--json"],
@@ -320,11 +339,11 @@ def test_a_tail_follows_new_requests_one_document_a_line(shell, tmp_path):
         requests.settle(held, Usage(input=1))
         late = json.loads(tail.stdout.readline())
         assert (late["request_id"], late["charge"]) == (held, "0.25")
+        assert late == shell.json("requests", "show", held)
     finally:
         tail.terminate()
         tail.wait(10)
         tail.stdout.close()
-        database.close()
 
 
 def test_a_damaged_database_is_named_by_check_and_doctor_and_mended_by_restore(shell, tmp_path):
@@ -341,3 +360,167 @@ def test_a_damaged_database_is_named_by_check_and_doctor_and_mended_by_restore(s
     assert "db restore" in doctor[0]["mend"]
     shell.run("db", "restore", str(copy), "--yes")
     assert shell.json("users", "list") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        (("frob",), "sellapi"),
+        (("users", "frob"), "sellapi users"),
+        (("users", "add"), "sellapi users add"),
+        (("users", "add", "no-address"), "sellapi users add"),
+        (("users", "set", ANN), "sellapi users set"),
+        (("usage", "--since", "yesterday"), "sellapi usage"),
+        (("credits", "grant", ANN, "-5", "--reason", "x"), "sellapi credits grant"),
+    ],
+)
+def test_words_that_make_no_sense_are_an_error_with_a_hint_to_help(shell, words, path):
+    told = shell.run(*words, code=2).stderr.splitlines()
+    assert told[0].startswith("Error: ")
+    assert told[1:] == [f"Try `{path} --help`."]
+    error = json.loads(shell.run(*words, "--json", code=2).stderr)["error"]
+    assert (error["type"], error["hint"]) == ("usage", told[1])
+
+
+def test_no_name_and_no_address_of_a_deleted_user_is_left_in_the_audit(shell, tmp_path):
+    shell.run("users", "add", ANN, "--name", "Ann Miller")
+    shell.run("users", "set", ANN, "--name", "Ann Smith", "--email", "smith@shop.test")
+    shell.run("keys", "create", "smith@shop.test", "--name", "Smith laptop")
+    shell.run("keys", "set", "1", "--name", "Smith phone")
+    shell.run("packs", "sell", "smith@shop.test", "starter")
+    shell.run("users", "delete", "smith@shop.test", "--yes")
+    told = shell.run("audit", "--json").stdout + shell.run("audit").stdout
+    database = Database.open(tmp_path / "shop.db")
+    with database.read() as tx:
+        rows = json.dumps([tx.rows(f"SELECT * FROM {t}") for t in ("audit", "accounts", "keys")])
+    database.close()
+    found = (told + rows).lower()
+    assert "keys.create" in found
+    assert [word for word in ("smith", "miller", ANN) if word in found] == []
+
+
+def test_tables_fit_eighty_characters(shell, requests, monkeypatch):
+    requests.charge()
+    monkeypatch.setitem(shell.env, "COLUMNS", "80")
+    for words in (
+        ("models", "list"),
+        ("doctor",),
+        ("providers", "list"),
+        ("users", "list"),
+        ("keys", "list"),
+        ("requests", "list"),
+        ("ledger", "list"),
+        ("audit",),
+        ("usage",),
+        ("status",),
+        ("credits", "statement", ANN),
+    ):
+        lines = shell.run(*words).stdout.splitlines()
+        assert max(map(len, lines)) <= 80, words
+    text = shell.run("models", "list").stdout
+    assert "in 3 out 15 cached 0.3" in text
+    assert "anthropic/claude-sonnet-4.6 " in text
+    assert "→ " in shell.run("doctor").stdout
+    request = shell.json("requests", "list")[0]["request_id"]
+    assert request in shell.run("requests", "list").stdout
+
+
+def test_usage_draws_bars_by_what_was_charged(shell, requests):
+    requests.charge(tokens=1000)
+    Requests(
+        Admin(requests.database, actor="t", via="cli", env={}), ANN, "openai/gpt-5-nano"
+    ).charge(tokens=1, hold=1_000_000_000)
+    lines = shell.run("usage", "--since", "2026-01-01").stdout.splitlines()
+    bars = {line.split()[0]: line.count("█") for line in lines if line.startswith("openai/")}
+    assert bars["openai/gpt-5.4"] == 20
+    assert bars["openai/gpt-5-nano"] < 3
+
+
+def on_a_terminal(*words, env, answer=b""):
+    """What a command shows on a terminal of 80 columns, and its exit code."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environment = {n: v for n, v in os.environ.items() if n not in ("COLUMNS", "NO_COLOR")}
+        os.execve(
+            sys.executable,
+            [sys.executable, str(ROOT / "cli.py"), *words],
+            {**environment, **env, "TERM": "xterm-256color"},
+        )
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # Linux's way to say that nobody has the other end any more
+            break
+        if not part:
+            break
+        shown += part
+        if answer and b"[y/N]" in shown:
+            os.write(terminal, answer)
+            answer = b""
+    os.close(terminal)
+    return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_bars_and_colours_are_shown_on_a_terminal_only(shell):
+    shown, code = on_a_terminal("ledger", "verify", env=shell.env)
+    assert (code, "verifying" in shown, "\x1b[" in shown) == (0, True, True)
+    shown, _ = on_a_terminal("doctor", env=shell.env)
+    assert "\x1b[32mok" in shown
+    piped = process("ledger", "verify", env=shell.env)
+    assert "verifying" not in piped.stdout + piped.stderr
+    assert "\x1b" not in piped.stdout + piped.stderr
+
+
+def test_a_terminal_is_asked_before_something_is_destroyed(shell):
+    shell.run("users", "add", ANN)
+    shown, code = on_a_terminal("users", "suspend", ANN, env=shell.env, answer=b"n\n")
+    assert (code, f"Suspend {ANN}? [y/N]" in shown) == (1, True)
+    assert shell.json("users", "show", ANN)["status"] == "active"
+    _, code = on_a_terminal("users", "suspend", ANN, env=shell.env, answer=b"y\n")
+    assert (code, shell.json("users", "show", ANN)["status"]) == (0, "suspended")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_nouns_verbs_and_options(tmp_path):
+    command = tmp_path / "sellapi"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "cli.py"} "$@"\n')
+    command.chmod(0o755)
+    script = (
+        'eval "$(sellapi completion bash)"; complete -p sellapi\n'
+        'try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); '
+        '_sellapi_completion sellapi; echo "${COMPREPLY[*]}"; }\n'
+        'try sellapi us; try sellapi users s; try sellapi users list --tier ""\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines()[1:] == ["users usage", "set show suspend", "free pro"]
+
+
+def test_a_damaged_backup_is_named_as_the_operator_named_it(shell, tmp_path):
+    broken = tmp_path / "broken.db"
+    broken.write_text("no database")
+    message = shell.error("db", "restore", str(broken), "--yes")
+    assert message.startswith(f"{broken} cannot be restored")
+    assert "db restore FILE" not in message
+
+
+def test_docs_cli_md_says_what_the_commands_say():
+    done = subprocess.run(
+        [sys.executable, "-c", "import cli_docs, sys; sys.stdout.write(cli_docs.page())"],
+        cwd=ROOT / "tools",
+        env={n: v for n, v in os.environ.items() if n != "COLUMNS"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == (ROOT / "docs/cli.md").read_text("utf-8"), "python tools/cli_docs.py"

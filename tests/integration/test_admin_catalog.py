@@ -257,6 +257,33 @@ def test_availability_is_what_the_running_server_last_wrote(admin):
     assert seen == {"openai": True, "gemini": False, "anthropic": False}
 
 
+def test_what_the_running_server_saw_of_routes_is_told_of_their_provider(admin):
+    admin.desk.clock = time.time
+    instance = Instance(admin.desk.database)
+    instance.register()
+    well = {"cooling_s": 0, "latency_ms": 80.5, "in_flight": 2, "key_refused": False}
+    resting = {**well, "cooling_s": 12, "latency_ms": None, "last_failure": "timeout"}
+
+    def told(*routes):
+        status = {"providers": [{"name": "openai", "usable": True}], "routes": list(routes)}
+        with admin.desk.database.transaction() as tx:
+            flush_stats(tx, instance.id, status, {}, {})
+        return admin.providers.show("openai")
+
+    assert told().state == "ready"
+    fine = told({"route": "openai:a", **well}, {"route": "gemini:a", **resting})
+    assert (fine.state, fine.latency_ms, fine.in_flight, fine.cooling_s) == ("ready", 80.5, 2, 0)
+    one = told({"route": "openai:a", **well}, {"route": "openai:b", **resting})
+    assert one.state == "cooling down on 1 of 2 routes, 12 s left: timeout"
+    assert (one.available, one.cooling_s) == (True, 12)
+    assert told({"route": "openai:b", **resting}).state == "cooling down, 12 s left: timeout"
+    check = next(c for c in admin.doctor() if c.name == "provider openai")
+    assert (check.ok, "providers test openai" in check.mend) == (False, True)
+    refused = told({"route": "openai:a", **well, "key_refused": True})
+    assert refused.state == "the provider refuses our key"
+    instance.unregister()
+
+
 async def test_a_provider_is_tested_by_one_cheap_real_call(admin, monkeypatch):
     monkeypatch.setenv("FAKE_KEY", "sk-proj-fake")
     admin.desk.env = {"FAKE_KEY": "sk-proj-fake"}
