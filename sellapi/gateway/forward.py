@@ -201,11 +201,11 @@ class Forwarder:
 
         async def one(call: Call) -> bytes | None:
             async with room:
-                if refused and outbound.more:
-                    return None  # it is lost already: do not pay for more of it
                 try:
                     return await self._body(link, call)
                 except UpstreamFailure as failure:
+                    if outbound.more:
+                        raise  # all is lost: the others are called off
                     refused.append(failure)
                     return None
 
@@ -215,7 +215,7 @@ class Forwarder:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         bodies = [body for task in tasks if (body := task.result()) is not None]
-        if not bodies or (refused and outbound.more):
+        if not bodies:
             raise refused[0]
         return bodies
 

@@ -8,13 +8,13 @@ provider.
 from __future__ import annotations
 
 import re
-from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
 from sellapi.upstream.adapter import Job
+from sellapi.upstream.openai_legacy import LegacyCalls
 from sellapi.upstream.openai_parts import JsonObject, Part, TextPart, parse_parts, refuse
 
 __all__ = [
@@ -375,7 +375,7 @@ def _messages(job: Job) -> list[Message]:
     if not isinstance(items, list) or not items:
         raise refuse("'messages' must be a list with at least one message.", "messages")
     found: list[Message] = []
-    legacy = _LegacyCalls()
+    legacy = LegacyCalls()
     for index, item in enumerate(items):
         param = f"messages[{index}]"
         if not isinstance(item, dict):
@@ -384,36 +384,7 @@ def _messages(job: Job) -> list[Message]:
     return found
 
 
-class _LegacyCalls:
-    """Ids for the deprecated ``function_call``, which had none: answered by name, in order."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._open: dict[str, deque[str]] = {}
-        self._order: deque[tuple[str, str]] = deque()
-
-    def call(self, name: str) -> str:
-        identifier = self._fresh()
-        self._open.setdefault(name, deque()).append(identifier)
-        self._order.append((name, identifier))
-        return identifier
-
-    def answer(self, name: str | None) -> str:
-        """The oldest open call of this name; without a name the oldest of all."""
-        while name is None and self._order:
-            called, identifier = self._order.popleft()
-            waiting = self._open[called]
-            if waiting and waiting[0] == identifier:  # else it was answered by its name
-                return waiting.popleft()
-        named = self._open.get(name) if name is not None else None
-        return named.popleft() if named else self._fresh()
-
-    def _fresh(self) -> str:
-        self._count += 1
-        return f"call_function_{self._count}"
-
-
-def _message(item: JsonObject, param: str, legacy: _LegacyCalls) -> Message:
+def _message(item: JsonObject, param: str, legacy: LegacyCalls) -> Message:
     role = item.get("role")
     name = item.get("name")
     name = name if isinstance(name, str) else None
@@ -452,7 +423,7 @@ def _message(item: JsonObject, param: str, legacy: _LegacyCalls) -> Message:
     )
 
 
-def _tool_calls(item: JsonObject, param: str, legacy: _LegacyCalls) -> tuple[ToolCall, ...]:
+def _tool_calls(item: JsonObject, param: str, legacy: LegacyCalls) -> tuple[ToolCall, ...]:
     calls = item.get("tool_calls")
     if calls is None:
         old = item.get("function_call")
