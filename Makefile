@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
 export PYTHON
 
-.PHONY: help run test test-deps lint format zipapp example chaos abuse lock clean bench bench-quick bench-growth bench-soak
+.PHONY: screenshots help run test test-deps lint format zipapp example chaos abuse lock clean bench bench-quick bench-growth bench-soak
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(VENV)/.dev ## Check style, types and layers
 format: $(VENV)/.dev ## Put every file into the house's shape
 	@$(PY) -m ruff check --fix-only --quiet .
 	@$(PY) -m ruff format .
+
+screenshots: $(VENV)/.dev ## Photograph `sellapi tui` on a demo shop into docs/img
+	@$(PY) tools/screenshots.py $(ARGS)
 
 zipapp: $(VENV)/.dev ## Build dist/sellapi.pyz, the one file to copy to a server
 	@$(PY) tools/zipapp.py

@@ -84,9 +84,20 @@ class DemoShop:
         self.admin = Admin(
             self.database, actor="operator", via="cli", env=ENV, clock=lambda: self.at
         )
+        self._wholesale()
         self.minutes: dict[int, MinuteStats] = {}
         self.instance: Instance | None = None
         self._names = 0
+
+    def _wholesale(self) -> None:
+        """What providers charge is less than list, so that margins look like margins."""
+        with self.database.transaction() as tx:
+            for route, text in tx.execute("SELECT id, cost FROM routes").fetchall():
+                cost = json.loads(text or "{}")
+                for name, value in cost.items():
+                    if isinstance(value, int) and name != "long_context":
+                        cost[name] = value * self.random.randint(70, 92) // 100
+                tx.execute("UPDATE routes SET cost = ? WHERE id = ?", (json.dumps(cost), route))
 
     # -- people and sales ----------------------------------------------------------------------
 
@@ -146,9 +157,6 @@ class DemoShop:
                 "GROUP BY m.id"
             ):
                 cost = json.loads(row["cost"] or "{}")
-                for name, value in cost.items():  # the wholesale price: margins look like margins
-                    if isinstance(value, int) and name != "long_context":
-                        cost[name] = value * 78 // 100
                 found[row["slug"]] = _Model(
                     row["slug"],
                     row["mode"],

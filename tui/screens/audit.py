@@ -13,10 +13,11 @@ from textual.widgets import Input, Static
 
 from sellapi.admin.service import Admin
 from sellapi.admin.views import AuditRow
+from sellapi.domain.credits import format_credits, format_usd
 from tui.messages import Chosen, Moved
 from tui.screens.browse import Browse
 from tui.widgets.rows import Column, Rows
-from tui.words import Cell, day_time, plain, short_json
+from tui.words import Cell, day_time, plain, short_json, usd
 
 __all__ = ["Audit"]
 
@@ -87,17 +88,46 @@ class Audit(Browse):
             self.action_user()
 
 
+_CREDITS = ("balance", "owed", "credits", "spend_limit", "signup_credits")
+
+
+def _fields(value: Any) -> dict[str, str]:
+    """Names and values as a person reads them: the audit keeps integers in their smallest unit."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        return {"": short_json(value)}
+    found = {}
+    for name, item in value.items():
+        if isinstance(item, int) and not isinstance(item, bool) and name in _CREDITS:
+            found[name] = f"{format_credits(item)} credits"
+        elif isinstance(item, int) and name == "price_micro_usd":
+            found[name.replace("_micro", "")] = usd(item)
+        elif isinstance(item, int) and name.endswith("_at"):
+            found[name] = day_time(item * 1000)
+        elif isinstance(item, int) and name.endswith("_ms"):
+            found[name] = day_time(item) if item > 10**11 else f"{item:,}"
+        elif name == "prices" and isinstance(item, dict):
+            found |= {f"price {n}": _price(v) for n, v in item.items()}
+        else:
+            found[name] = short_json(item) if item is not None else "none"
+    return found
+
+
+def _price(value: Any) -> str:
+    return f"${format_usd(value)}" if isinstance(value, int) else short_json(value)
+
+
 def _change(row: AuditRow, theme: Any) -> Text:
     """Field by field: how it was, how it became."""
-    before = row.before if isinstance(row.before, dict) else {"": row.before or ""}
-    after = row.after if isinstance(row.after, dict) else {"": row.after or ""}
+    before, after = _fields(row.before), _fields(row.after)
     text = Text()
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name, ""), after.get(name, "")
         text.append("\n" if text.plain else "")
-        text.append(f"{plain(name):<16} ", style="dim")
+        text.append(f"{plain(name):<18} ", style="dim")
         if old not in ("", new):
-            text.append(short_json(old), style=f"strike {theme.error or 'red'}")
+            text.append(plain(old), style=f"strike {theme.error or 'red'}")
             text.append(" → ", style="dim")
-        text.append(short_json(new), style="bold")
+        text.append(plain(new), style="bold")
     return text or Text("nothing recorded", style="dim")

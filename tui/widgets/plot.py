@@ -84,7 +84,7 @@ class Plot(PlotextPlot):
         self._last = lambda: self.bars(labels, values, tone)
         plt = self._begin()
         xs = list(range(len(labels)))
-        plt.bar(xs, list(values), color=self._colour(tone), width=0.6)
+        plt.bar(xs, list(values), color=self._colour(tone), width=0.6, marker="hd")
         top = max(values, default=0)
         plt.ylim(0, top or 1)
         self._ticks(plt, labels, top)
