@@ -29,7 +29,7 @@ async def _answer(request: Request, mode: str) -> None:
             raise
     finally:
         wire.close()
-        budget.give(taken)
+        budget.give(*taken)
 
 
 @blueprint.post("/chat/completions", stream=True)

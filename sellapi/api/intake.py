@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections import Counter
 from typing import Any
 
 from sanic import Request
@@ -20,20 +21,45 @@ DISCARD_PAUSE_S = 0.002
 DISCARD_S = 20.0
 
 
+SHARE = 4
+"""One account's bodies may take a quarter of the memory for bodies."""
+SPARED = 8
+"""An eighth of it is for bodies that come at once: small ones do not suffer from large ones."""
+
+
 class Budget:
-    """Bytes of request bodies in memory, over all requests."""
+    """Bytes of request bodies in memory, over all requests.
+
+    ``owner`` is the account of a body that comes in pieces, None for one that was there at once.
+    """
 
     def __init__(self, total: int) -> None:
-        self._left = total
+        self.left = total
+        self._most = total // SHARE
+        self._spared = total // SPARED
+        self._owners: Counter[int] = Counter()
 
-    def take(self, size: int) -> None:
-        """Raises `Overloaded` when memory for bodies is used up."""
-        if size > self._left:
+    def take(self, size: int, owner: int | None) -> None:
+        """Raises `Overloaded` when memory for bodies is used up, or an account's share of it."""
+        spared = 0 if owner is None else self._spared
+        if size > self.left - spared:
             raise Overloaded("Too many large requests at once; try again shortly.", retry_after=2)
-        self._left -= size
+        if owner is not None:
+            if self._owners[owner] + size > self._most:
+                raise Overloaded(
+                    "Too many large requests of this account at once; try again when some have "
+                    "been answered.",
+                    retry_after=2,
+                )
+            self._owners[owner] += size
+        self.left -= size
 
-    def give(self, size: int) -> None:
-        self._left += size
+    def give(self, size: int, owner: int | None) -> None:
+        self.left += size
+        if owner is not None:
+            self._owners[owner] -= size
+            if not self._owners[owner]:
+                del self._owners[owner]
 
 
 def address_of(request: Request) -> str:
@@ -57,8 +83,8 @@ def _within(address: str, networks: tuple[str, ...]) -> bool:
         return False
 
 
-async def read_ask(request: Request, mode: str) -> tuple[Ask, int]:
-    """A POST and how many bytes of the budget it takes (give them back when it is answered)."""
+async def read_ask(request: Request, mode: str) -> tuple[Ask, tuple[int, int | None]]:
+    """A POST and what of the budget it takes (give it back when it is answered)."""
     content_type = request.headers.get("content-type", "application/json")
     if "json" not in content_type.lower():
         raise UnsupportedMedia("Send the body as JSON with 'Content-Type: application/json'.")
@@ -72,11 +98,12 @@ async def read_ask(request: Request, mode: str) -> tuple[Ask, int]:
     if encoding.lower() != "identity":
         raise UnsupportedMedia("Send the body as it is, without a content-encoding.")
     stream: Any = request.stream
+    owner: int | None = None
     if declared is None or len(stream.recv_buffer) < declared:
         # Not all here yet: only waited for when the key is good.
         shop: Shop = request.app.ctx.gateway.shop
-        await shop.authenticate(authorization, address)
-    body = await _read(request, limit, declared)
+        owner = (await shop.authenticate(authorization, address)).account_id
+    body = await _read(request, limit, declared, owner)
     ask = Ask(
         mode=mode,
         body=body,
@@ -85,7 +112,7 @@ async def read_ask(request: Request, mode: str) -> tuple[Ask, int]:
         request_id=request_id(request),
         retry_of=_retry_count(request),
     )
-    return ask, len(body)
+    return ask, (len(body), owner)
 
 
 def _declared(request: Request) -> int | None:
@@ -101,15 +128,15 @@ def _retry_count(request: Request) -> int | None:
     return int(count) if count.isdecimal() and len(count) < 4 and count != "0" else None
 
 
-async def _read(request: Request, limit: int, declared: int | None) -> bytes:
+async def _read(request: Request, limit: int, declared: int | None, owner: int | None) -> bytes:
     stream: Any = request.stream
     if stream is None or not stream.request_body:
         return b""
     if declared is not None and len(stream.recv_buffer) >= declared:
-        return await _collect(request, stream, limit)  # all here already: no timer needed
+        return await _collect(request, stream, limit, owner)  # all here already: no timer needed
     try:
         async with asyncio.timeout(request.app.ctx.body_timeout):
-            return await _collect(request, stream, limit)
+            return await _collect(request, stream, limit, owner)
     except TimeoutError:
         late = InvalidRequest("The body did not arrive in time: send it faster.")
         late.status = 408
@@ -117,7 +144,7 @@ async def _read(request: Request, limit: int, declared: int | None) -> bytes:
         raise late from None
 
 
-async def _collect(request: Request, stream: Any, limit: int) -> bytes:
+async def _collect(request: Request, stream: Any, limit: int, owner: int | None) -> bytes:
     """The body; the budget is taken for what has arrived, not for what was announced."""
     budget: Budget = request.app.ctx.budget
     parts: list[bytes] = []
@@ -126,13 +153,13 @@ async def _collect(request: Request, stream: Any, limit: int) -> bytes:
         while stream.request_body:
             chunk = await stream.read()
             if chunk:
-                budget.take(len(chunk))
+                budget.take(len(chunk), owner)
                 parts.append(chunk)
                 size += len(chunk)
                 if size > limit:
                     await _discard(request, limit)
     except BaseException:
-        budget.give(size)
+        budget.give(size, owner)
         raise
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

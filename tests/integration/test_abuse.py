@@ -230,7 +230,7 @@ async def test_a_flood_of_bad_keys_does_not_touch_a_good_key_of_the_same_address
 
 
 async def test_bodies_in_memory_are_counted_as_they_arrive_and_given_back(tmp_path):
-    async with open_front(tmp_path, grant=1_000_000, body_memory_bytes=300_000) as front:
+    async with open_front(tmp_path, grant=1_000_000, body_memory_bytes=1_200_000) as front:
         big = {"model": CHAT, "messages": [{"role": "user", "content": "x" * 400_000}]}
         reply = await front.post("/chat/completions", big)
         assert reply.status_code == 503
@@ -238,4 +238,24 @@ async def test_bodies_in_memory_are_counted_as_they_arrive_and_given_back(tmp_pa
         for _ in range(3):
             big["messages"][0]["content"] = "x" * 200_000
             assert (await front.post("/chat/completions", big)).status_code == 200
-        assert front.run.app.ctx.budget._left == 300_000
+        assert front.run.app.ctx.budget.left == 1_200_000
+
+
+async def test_large_bodies_of_one_account_leave_room_for_others_and_for_small_ones(tmp_path):
+    async with open_front(tmp_path, tier="pro", body_memory_bytes=1_200_000) as front:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(4):  # each sends 100 kB of 200 kB, then nothing
+                raw = await stack.enter_async_context(connect(front))
+                raw.writer.write(post(front.key, b"{" + b" " * 100_000, "content-length: 200000"))
+            await asyncio.sleep(0.2)
+            assert front.run.app.ctx.budget.left >= 900_000
+            other = front.shop.key(front.shop.user("other@example.com"))
+            big = {"model": CHAT, "messages": [{"role": "user", "content": "x" * 150_000}]}
+            assert (await front.post("/chat/completions", big)).status_code == 503
+            assert (await front.post("/chat/completions", big, key=other)).status_code != 503
+            assert (await front.chat()).status_code == 200
+        for _ in range(50):
+            if front.run.app.ctx.budget.left == 1_200_000:
+                break
+            await asyncio.sleep(0.02)
+        assert front.run.app.ctx.budget.left == 1_200_000
