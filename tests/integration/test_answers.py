@@ -480,3 +480,37 @@ async def test_a_refused_prompt_of_openais_keeps_its_code(shop: World) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             await client.images.generate(model="openai/gpt-image-2", prompt="A cat")
     assert (caught.value.code, caught.value.param) == ("moderation_blocked", "prompt")
+
+
+# --- another provider's turn
+
+
+@pytest.fixture(scope="module")
+def mixed(providers: World) -> str:
+    """A model that Claude answers, and Gemini when Claude cannot."""
+    ids = {row["name"]: row["id"] for row in providers.shop.rows("SELECT id, name FROM providers")}
+    model = providers.shop.model("mixed/one", ids["anthropic"], upstream="claude-sonnet-4-6")
+    providers.shop.route(model, ids["google"], "gemini-3.1-flash-lite", priority=1)
+    return "mixed/one"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_provider_of_another_kind_takes_over(shop: World, mixed: str, stream: bool) -> None:
+    """The same request, said again in the other one's words."""
+    shop.gateway.services.router._health.clear()
+    whole = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    reply(shop, "anthropic", 529, dumped(whole))
+    response = await ask(shop, "anthropic", model=mixed, stream=stream)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-sellapi-route"] == "google:gemini-3.1-flash-lite"
+    found = told(response) if stream else [response.json()]
+    assert {chunk["model"] for chunk in found} == {mixed}
+
+
+async def test_what_one_provider_cannot_do_another_may(shop: World, mixed: str) -> None:
+    """Several choices: not from Claude, but from Gemini."""
+    shop.gateway.services.router._health.clear()
+    response = await ask(shop, "anthropic", model=mixed, n=2)
+    assert response.status_code == 200, response.text
+    assert len(response.json()["choices"]) == 2
+    assert not shop.anthropic.requests
