@@ -35,6 +35,8 @@ SIGNUP = 10_000 * MICRO
 VOIDED = 0.02
 SKEW = 3
 """Few users do most: the index of a request's user is random() to this power of all."""
+FAITHFUL = 0.8
+"""How often a user takes the usual key and model."""
 CACHE_KB = 1_000_000
 VARIANTS = 40
 
@@ -325,7 +327,7 @@ _DAILY = (
 def _day(connection: sqlite3.Connection, plan: GrowthPlan, shop: _Shop, day: int) -> None:
     """One day's requests, entries and sums, whole or not at all."""
     dice = random.Random(day)
-    count = plan.of_day(day)
+    count, models = plan.of_day(day), len(shop.variants) // VARIANTS
     span = DAY_MS if day < plan.last_day else max(int(time.time() * 1000) - day * DAY_MS, 1)
     requests: list[tuple[Any, ...]] = []
     entries: list[tuple[Any, ...]] = []
@@ -333,8 +335,10 @@ def _day(connection: sqlite3.Connection, plan: GrowthPlan, shop: _Shop, day: int
     for number in range(count):
         at = day * DAY_MS + number * span // count
         user = int(plan.users * dice.random() ** SKEW)
-        key = user * KEYS_PER_USER + dice.randrange(KEYS_PER_USER)
-        v = shop.variants[dice.randrange(len(shop.variants))]
+        usual = dice.random() < FAITHFUL
+        key = user * KEYS_PER_USER + (0 if usual else dice.randrange(KEYS_PER_USER))
+        model = user % models if usual else dice.randrange(models)
+        v = shop.variants[model * VARIANTS + dice.randrange(VARIANTS)]
         request_id = f"req_{at:012x}{dice.getrandbits(80):020x}"
         who = (plan.first_account + user, plan.first_key + key)
         row = sums[v.model, *who]

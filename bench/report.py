@@ -13,6 +13,8 @@ from typing import Any
 __all__ = ["Check", "Sample", "Table", "judge", "percentile", "render", "replace_block"]
 
 BUSY = "machine too busy"
+STEADY = {"memory_mb", "ok"}
+"""Figures that other programs do not change, however busy they are."""
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -60,7 +62,7 @@ class Table:
     def median(self, scenario: str, subject: str, figure: str) -> Value | None:
         """None when it was not measured."""
         return _median(
-            (s.figures[figure], s.quiet)
+            (s.figures[figure], s.quiet or figure in STEADY)
             for s in self.of(scenario, subject).values()
             if figure in s.figures
         )
