@@ -209,6 +209,19 @@ async function openai() {
       const missing = await failure(sdk.models.retrieve("no/such"));
       assert.ok(missing instanceof OpenAI.NotFoundError);
     },
+    async broken_stream() {
+      const stream = await sdk.chat.completions.create({
+        model: "vendor/plain-1", messages: user("Hi"), stream: true,
+      });
+      let text = "";
+      let failure;
+      try {
+        for await (const chunk of stream) text += chunk.choices[0].delta.content ?? "";
+      } catch (error) { failure = error; }
+      assert.equal(text, "Once upon");
+      assert.ok(failure instanceof OpenAI.APIError);
+      assert.equal(failure.type, "upstream_error");
+    },
   }, [""]);
 }
 
@@ -320,6 +333,14 @@ async function vercel() {
       assert.equal(unknown.statusCode, 404);
       assert.equal(unknown.isRetryable, false);
       assert.match(unknown.message, /no\/such/);
+    },
+    async broken_stream() {
+      const options = { ...quiet, model: provider("vendor/plain-1"), prompt: "Hi" };
+      const done = ai.streamText({ ...options, onError: () => {} });
+      const parts = [];
+      for await (const part of done.fullStream) parts.push(part);
+      assert.ok(parts.some((part) => part.type === "error"));
+      assert.equal(parts.filter((part) => part.type === "text-delta").length, 1);
     },
   }, [""]);
 }

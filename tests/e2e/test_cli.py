@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import click
@@ -524,3 +525,24 @@ def test_docs_cli_md_says_what_the_commands_say():
         check=False,
     )
     assert done.stdout == (ROOT / "docs/cli.md").read_text("utf-8"), "python tools/cli_docs.py"
+
+
+def test_a_list_that_goes_on_says_so_and_a_long_one_comes_at_once(shell, tmp_path):
+    database = Database.open(tmp_path / "shop.db")
+    with database.transaction() as tx:
+        tx.connection.executemany(
+            "INSERT INTO accounts (email, balance, created_at) VALUES (?, ?, 1)",
+            ((f"u{n:05}@shop.test", n * 10**6) for n in range(11_000)),
+        )
+    database.close()
+    start = time.perf_counter()
+    listed = shell.run("users", "list")
+    assert time.perf_counter() - start < 3
+    lines = listed.stdout.splitlines()
+    assert (len(lines), len({line.index("@shop") - len("u00000") for line in lines[1:]})) == (
+        10_001,
+        1,
+    )
+    assert "first 10,000" in listed.stderr
+    whole = shell.run("users", "list", "--limit", "20000", "--json")
+    assert (len(json.loads(whole.stdout)), whole.stderr) == (11_000, "")

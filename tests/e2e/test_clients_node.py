@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.fake_openai import FakeOpenAI, Received, Response, stream_reply
 from tests.support.world import CHAT, in_thread
 
 HERE = Path(__file__).parent
@@ -57,6 +58,20 @@ def scenarios(client: str) -> list[str]:
     return found
 
 
+def breaking_off(fake: FakeOpenAI) -> Any:
+    """The model plain-1 begins its streams and never ends them."""
+    delta = {"role": "assistant", "content": "Once upon"}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "plain-1"}
+    chunk["choices"] = [{"index": 0, "delta": delta, "finish_reason": None}]
+
+    def respond(received: Received) -> Response:
+        if received.body["model"] == "plain-1":
+            return stream_reply([chunk], done=False)
+        return fake.demo(received)
+
+    return respond
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """By client: what became of each scenario, and what the providers complained about."""
@@ -66,6 +81,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Any:
         pytest.skip(why)
     found: dict[str, dict[str, str | None]] = {}
     with in_thread(tmp_path_factory.mktemp("world")) as world:
+        world.openai.script("/chat/completions", breaking_off(world.openai))
         environ = {"WORLD_URL": world.gateway.url, "WORLD_KEY": world.key}
         environ |= {"WORLD_CHAT": json.dumps(CHAT), "PATH": os.environ["PATH"]}
         running = {

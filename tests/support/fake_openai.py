@@ -219,11 +219,12 @@ class FakeOpenAI:
         if received.problems and self.strict:
             return error_reply(400, "; ".join(received.problems))
         queue = self._once.get(received.path)
-        responder = queue.popleft() if queue else self._always.get(received.path, self._demo)
+        responder = queue.popleft() if queue else self._always.get(received.path, self.demo)
         response = responder(received)
         return await response if inspect.isawaitable(response) else response
 
-    def _demo(self, received: Received) -> Response:
+    def demo(self, received: Received) -> Response:
+        """What the demo provider would answer."""
         status, stream, pieces = demo.answer(received.path, received.raw)
         steps: list[Any] = []
         for piece in pieces:
