@@ -26,6 +26,9 @@ __all__ = ["Out", "actor", "command", "group"]
 
 WIDE = 200
 """Characters across of a table that goes into a file or a pipe (unless COLUMNS says otherwise)."""
+LONG = 500
+"""Rows from which on a table is plain lines: laying out thousands takes seconds, and who asks for
+so many filters them."""
 ROOM = 120
 """From here on tables show their wide columns."""
 
@@ -129,6 +132,9 @@ class Out:
         from rich import box
         from rich.table import Table
 
+        if len(rows) > LONG:
+            click.echo("\n".join(_plain(rows, columns)))
+            return
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         for name in columns:
             numeric = all(_is_number(row[name]) for row in rows if row[name] is not None)
@@ -169,6 +175,11 @@ class Out:
             click.echo(json.dumps(data, ensure_ascii=False))
         else:
             click.echo(clean(text(data)))
+
+    def more(self, following: object, limit: int) -> None:
+        """Say that a list goes on; on stderr, so that what is printed stays what it is."""
+        if following is not None:
+            click.echo(f"Only the first {limit:,} are shown: --limit N shows more.", err=True)
 
     def csv(self, views: Sequence[Any], columns: Sequence[str]) -> None:
         """CSV with a header; no cell starts a spreadsheet's formula."""
@@ -233,6 +244,19 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
 def has_room(characters: int = ROOM) -> bool:
     """Whether tables may show their wide columns: a file's reader scrolls, a terminal may be 80."""
     return _console().width >= characters
+
+
+def _plain(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    """Aligned lines, none folded."""
+    cells = [[str(_cell(row[name])) for name in columns] for row in rows]
+    lines = [[name.replace("_", " ") for name in columns], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [
+        all(_is_number(cell) for cell in column if cell) for column in zip(*cells, strict=True)
+    ]
+    for line in lines:
+        parts = zip(line, widths, numeric, strict=True)
+        yield "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in parts).rstrip()
 
 
 def _is_number(value: Any) -> bool:

@@ -54,6 +54,7 @@ def list_(out: Out, email: str | None, limit: int) -> None:
     """List keys, newest first."""
     page = out.admin.keys.list(email, limit=limit)
     out.many(page.items, COLUMNS, wide=WIDE, empty="no keys yet: sellapi keys create EMAIL")
+    out.more(page.next, limit)
 
 
 @command(keys, "show", example="sellapi keys show 3")

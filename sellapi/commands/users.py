@@ -54,6 +54,7 @@ def list_(
         search=search, tier=tier, status=status, sort=sort, descending=descending, limit=limit
     )
     out.many(page.items, COLUMNS, wide=WIDE, empty="no users yet: sellapi users add EMAIL")
+    out.more(page.next, limit)
 
 
 @command(users, "show", example="sellapi users show ann@shop.test --json")
