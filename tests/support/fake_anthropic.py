@@ -28,6 +28,7 @@ class FakeAnthropic:
         self.headers: list[dict[str, str]] = []
         self.refusals: list[str] = []
         self.script: list[list[bytes]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -37,8 +38,14 @@ class FakeAnthropic:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -58,9 +65,10 @@ class FakeAnthropic:
                     + reply
                 )
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client left, or the test is over
         finally:
+            self._tasks.discard(task)
             writer.close()
 
     def answer(self, line: str, headers: dict[str, str], raw: bytes) -> tuple[int, str, bytes]:
