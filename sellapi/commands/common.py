@@ -97,7 +97,7 @@ class Out:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in data.items():
-            if value is not None and value not in ([], {}):
+            if value not in (None, "", [], {}):
                 table.add_row(name.replace("_", " "), _cell(value))
         _print(table)
 
@@ -176,10 +176,14 @@ class Out:
         else:
             click.echo(clean(text(data)))
 
+    def note(self, text: str) -> None:
+        """A remark on stderr, with ``--json`` too."""
+        click.echo(json.dumps({"note": text}) if self.as_json else f"Note: {text}", err=True)
+
     def more(self, following: object, limit: int) -> None:
         """Say that a list goes on; on stderr, so that what is printed stays what it is."""
         if following is not None:
-            click.echo(f"Only the first {limit:,} are shown: --limit N shows more.", err=True)
+            self.note(f"only the first {limit:,} are shown: --limit N shows more")
 
     def csv(self, views: Sequence[Any], columns: Sequence[str]) -> None:
         """CSV with a header; no cell starts a spreadsheet's formula."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sellapi.commands.common import Out, command, group
+
+if TYPE_CHECKING:
+    from sellapi.admin.views import Model
 
 COLUMNS = ["slug", "mode", "tier", "prices", "live"]
 WIDE = ["provider", "upstream", "why_not"]
@@ -72,6 +75,24 @@ def _split(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "prices": prices}
 
 
+def _show(out: Out, model: Model) -> None:
+    """One model; its routes and coming prices below it."""
+    from sellapi.admin import to_json
+
+    if out.as_json:
+        out.one(model)
+        return
+    data = to_json(model)
+    routes, scheduled = data.pop("routes"), data.pop("scheduled")
+    out.pairs(data)
+    if routes:
+        out.say("")
+        out.table(routes, ["provider", "upstream", "priority", "weight", "available", "cost"])
+    if scheduled:
+        out.say("")
+        out.table(scheduled, ["effective_at", "prices", "actor"])
+
+
 @command(
     models,
     "add",
@@ -85,7 +106,7 @@ def _split(options: dict[str, Any]) -> dict[str, Any]:
 @_options
 def add(out: Out, slug: str, **options: Any) -> None:
     """Add a model. Prices are exact decimals; without one it stays disabled."""
-    out.one(out.admin.models.add(slug, **_split(options)))
+    _show(out, out.admin.models.add(slug, **_split(options)))
 
 
 @command(models, "list", example="sellapi models list --json")
@@ -117,7 +138,7 @@ def _brief(model: dict[str, Any]) -> str:
 @click.argument("slug")
 def show(out: Out, slug: str) -> None:
     """Show one model with its prices and routes."""
-    out.one(out.admin.models.show(slug))
+    _show(out, out.admin.models.show(slug))
 
 
 @command(
@@ -131,21 +152,21 @@ def show(out: Out, slug: str) -> None:
 @_options
 def set_(out: Out, slug: str, **options: Any) -> None:
     """Change a model; a new price is a new version. --provider/--upstream replace all routes."""
-    out.one(out.admin.models.set(slug, **_split(options)))
+    _show(out, out.admin.models.set(slug, **_split(options)))
 
 
 @command(models, "enable", example="sellapi models enable openai/gpt-5.4")
 @click.argument("slug")
 def enable(out: Out, slug: str) -> None:
     """Offer a model."""
-    out.one(out.admin.models.enable(slug))
+    _show(out, out.admin.models.enable(slug))
 
 
 @command(models, "disable", example="sellapi models disable openai/gpt-5.4")
 @click.argument("slug")
 def disable(out: Out, slug: str) -> None:
     """Offer a model no more; holds for the next request."""
-    out.one(out.admin.models.disable(slug))
+    _show(out, out.admin.models.disable(slug))
 
 
 @command(models, "prices", example="sellapi models prices openai/gpt-5.4")
@@ -176,9 +197,9 @@ def prices(out: Out, slug: str) -> None:
 def route(out: Out, slug: str, verb: str, target: str, **options: Any) -> None:
     """Add or remove a way to answer for a model."""
     if verb == "add":
-        out.one(out.admin.models.route_add(slug, target, **options))
+        _show(out, out.admin.models.route_add(slug, target, **options))
     else:
-        out.one(out.admin.models.route_remove(slug, target))
+        _show(out, out.admin.models.route_remove(slug, target))
 
 
 @command(

@@ -134,14 +134,21 @@ def tail(out: Out, follow: bool, limit: int) -> None:
 
 
 def _follow(out: Out, waiting: list[int], last: int) -> None:
-    """Tell each request once it is resolved, until interrupted."""
+    """Tell each request once it is resolved, until interrupted; wait where the database is busy."""
+    from sellapi.errors import DatabaseUnavailable
+
     while True:
-        receipts = out.admin.requests.receipts(waiting)
+        try:
+            receipts = out.admin.requests.receipts(waiting)
+            new = [row.id for row in out.admin.requests.list(after=last, limit=1_000)]
+        except DatabaseUnavailable as error:
+            out.note(f"{error}; trying again")
+            time.sleep(POLL_S)
+            continue
         for receipt in receipts:
             if receipt.request.state != "held":
                 out.line(_document(receipt), _line)
         waiting = [r.request.id for r in receipts if r.request.state == "held"]
-        new = [row.id for row in out.admin.requests.list(after=last, limit=1_000)]
         if new:
             last = new[-1]
             waiting += new

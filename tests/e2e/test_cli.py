@@ -543,6 +543,6 @@ def test_a_list_that_goes_on_says_so_and_a_long_one_comes_at_once(shell, tmp_pat
         10_001,
         1,
     )
-    assert "first 10,000" in listed.stderr
+    assert "first 10,000 are shown" in listed.stderr
     whole = shell.run("users", "list", "--limit", "20000", "--json")
     assert (len(json.loads(whole.stdout)), whole.stderr) == (11_000, "")
