@@ -54,7 +54,9 @@ _SENT_BACK = re.compile(
 )
 _DROP_IF_NULL = ("refusal", "audio", "function_call", "tool_calls")
 _DROP = ("annotations", "parsed")
-_DROP_NATIVE = ("reasoning_content", "reasoning", "reasoning_details", "extra_content")
+_OURS = frozenset(("sellapi", "anthropic"))
+"""Keys of an ``extra_content`` that a translator of ours wrote."""
+_DROP_FOREIGN = ("reasoning_content", "reasoning", "reasoning_details", "extra_content")
 
 _encode = msgspec.json.encode
 _NULL = b"null"
@@ -261,7 +263,8 @@ def _messages(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
 def _message(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
     """A message without what SDKs keep in the objects they return (wire notes 1.4).
 
-    OpenAI itself refuses unknown keys; compatible providers may want their own ones back.
+    OpenAI itself refuses unknown keys; compatible providers may want their own ones back, but not
+    those of another provider, which we wrote ourselves (`_OURS`).
     """
     if not _SENT_BACK.search(bytes(raw)):
         return raw
@@ -274,18 +277,22 @@ def _message(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
     for name in _DROP_IF_NULL:
         if not _given(fields, name):
             fields.pop(name, None)
-    for name in _DROP + (_DROP_NATIVE if native else ()):
-        fields.pop(name, None)
     calls = _value(fields["tool_calls"], "messages") if _given(fields, "tool_calls") else None
+    extras = [_value(fields["extra_content"], "messages")] if "extra_content" in fields else []
     if isinstance(calls, list):
-        fields["tool_calls"] = msgspec.Raw(dumps([_call(call, native) for call in calls]))
+        extras += [call.get("extra_content") for call in calls if isinstance(call, dict)]
+    foreign = native or any(isinstance(e, dict) and _OURS & e.keys() for e in extras)
+    for name in _DROP + (_DROP_FOREIGN if foreign else ()):
+        fields.pop(name, None)
+    if isinstance(calls, list):
+        fields["tool_calls"] = msgspec.Raw(dumps([_call(call, foreign) for call in calls]))
     return _raw(fields)
 
 
-def _call(call: Any, native: bool) -> Any:
+def _call(call: Any, foreign: bool) -> Any:
     if not isinstance(call, dict):
         return call
-    drop = ("index", "extra_content") if native else ("index",)
+    drop = ("index", "extra_content") if foreign else ("index",)
     call = {k: v for k, v in call.items() if k not in drop}
     if isinstance(call.get("function"), dict):
         call["function"] = {k: v for k, v in call["function"].items() if k != "parsed_arguments"}

@@ -107,7 +107,7 @@ def make_job(model: str, body: dict[str, Any]) -> Job:
         created=1,
         output_limit=body.get("max_tokens", 8_000),
         account_tag="acct",
-        native=True,
+        native=body.get("native", True),
     )
 
 
@@ -132,6 +132,7 @@ STEP = st.fixed_dictionaries(
         "tools": st.booleans(),
         "litellm": st.booleans(),
         "restart": st.booleans(),
+        "native": st.booleans(),
     }
 )
 
@@ -144,6 +145,8 @@ def test_a_conversation_may_change_its_provider_at_any_turn(steps: list[dict[str
     messages: list[dict[str, Any]] = [{"role": "user", "content": ASK}]
     for step in steps:
         body: dict[str, Any] = {"messages": messages, "model": step["model"]}
+        if MODELS[step["model"]] == "openai":
+            body["native"] = step["native"]
         if step["tools"] or messages[-1]["role"] == "tool":
             body["tools"] = TOOLS
         if step["effort"] and MODELS[step["model"]] != "openai":
