@@ -81,7 +81,7 @@ class SellapiApp(App[None]):
         ),
         Binding("ctrl+p", "command_palette", "All acts", key_display="^p", priority=True),
         Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("T", "light", "Light/dark", show=False),
+        Binding("T", "light", "Theme"),
         Binding("q", "quit", "Quit"),
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
     ]

@@ -13,8 +13,6 @@ from sellapi.admin.setup import init
 from sellapi.commands.tui import open_shop
 from tools.demo_shop import ENV, DemoShop
 
-NOW = 1_795_400_000.0
-
 
 @pytest.fixture(scope="session")
 def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,7 +20,7 @@ SMALL, LARGE = (80, 24), (200, 60)
 SIZES = [SMALL, LARGE]
 KEYS = {"@": "at", ".": "full_stop", "/": "slash", " ": "space", "-": "minus", ":": "colon",
         "_": "underscore", "+": "plus"}  # fmt: skip
-PATIENCE_S = 8.0
+PATIENCE_S = 15.0
 
 
 class Driver:
@@ -48,11 +48,11 @@ class Driver:
 
     async def until(self, happened: Callable[[], object], what: str = "") -> None:
         """Wait until something is so; fails with the screen when it never is."""
-        for _ in range(int(PATIENCE_S / 0.02)):
+        for _ in range(int(PATIENCE_S / 0.04)):
             await self.pilot.pause()
             if happened():
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.04)
         raise AssertionError(f"never: {what}\n{self.text}\n{self.toasts}")
 
     async def sees(self, *words: str) -> None:

@@ -16,7 +16,7 @@ from sellapi.domain.credits import credits_to_usd, format_credits, format_usd
 from tui.acts.act import Context
 from tui.screens.form import plain_lines
 from tui.screens.page import Page
-from tui.words import NONE, amount, day_time, fit, millis, plain, state_tone, tone_style
+from tui.words import NONE, day_time, fit, millis, plain, state_tone, tone_style
 
 __all__ = ["RequestPage"]
 
@@ -129,28 +129,40 @@ def _receipt(receipt: Receipt, theme: Any) -> Text:
     return text
 
 
+LABEL = 54
+"""Columns before the amounts of a charge."""
+
+
 def _arithmetic(text: Text, receipt: Receipt, theme: Any) -> None:
+    """Count by price, the sum, the charge: the points of all amounts below each other."""
     request = receipt.request
+    charged = f"bold {theme.success}"
+    lines: list[tuple[str, str, str]] = []
     for step in receipt.arithmetic:
-        price = f"${format_usd(step.price_usd)}"
-        per = f" / {step.per:,}" if step.per != 1 else ""
-        text.append(f"  {fit(step.bucket, 16)}{fit(f'{step.count:,}', 12, right=True)}")
-        text.append(f" \N{MULTIPLICATION SIGN} {fit(price + per, 18)} = ", style="dim")
-        text.append(f"{fit(step.credits, 18, right=True)}\n")
+        price = f"${format_usd(step.price_usd)}" + (f" / {step.per:,}" if step.per != 1 else "")
+        label = f"{fit(step.bucket, 16)}{fit(f'{step.count:,}', 12, right=True)}"
+        label += f" \N{MULTIPLICATION SIGN} {fit(price, 19)} ="
+        lines.append((label, step.credits, ""))
     if receipt.arithmetic:
-        text.append(f"  {'sum, rounded up':<48}{'= ':>3}", style="dim")
-        text.append(f"{fit(format_credits(receipt.recomputed), 18, right=True)}\n")
-    text.append(f"  {'charged':<51}", style="dim")
-    text.append(
-        f"{fit(format_credits(request.charge), 18, right=True)}", style=f"bold {theme.success}"
-    )
-    text.append("\n")
-    dollars = f"${credits_to_usd(request.charge)}"
-    text.append(f"  {'in dollars':<51}{fit(dollars, 18, right=True)}\n", style="dim")
-    text.append(f"  {'held before':<51}{fit(amount(request.hold), 18, right=True)}\n", style="dim")
+        label = f"{'sum, rounded up':<50} ="
+        lines.append((label, format_credits(receipt.recomputed), ""))
+    lines.append(("charged", format_credits(request.charge), charged))
+    lines.append(("in dollars", f"${credits_to_usd(request.charge)}", "dim"))
+    lines.append(("held before", format_credits(request.hold), "dim"))
+    places = max(len(_fraction(value)) for _, value, _ in lines)
+    for label, value, style in lines:
+        padded = value + " " * (places - len(_fraction(value)))
+        text.append(f"  {fit(label, LABEL - 2)}", style="dim")
+        text.append(f"{fit(padded, 18, right=True)}\n", style=style)
     if receipt.price_version is not None:
         when = day_time(receipt.price_version.effective_at * 1000)
         text.append(f"  price version {receipt.price_version.id}, from {when}\n", style="dim")
+
+
+def _fraction(value: str) -> str:
+    """The point and what follows it."""
+    _, point, digits = value.partition(".")
+    return point + digits
 
 
 def _pretty(value: Any) -> str:

@@ -72,9 +72,9 @@ ENTRY_COLUMNS = (
     Column("Credits", _signed, 14, right=True),
     Column("Balance", lambda e: amount(e.balance_after), 14, right=True),
     Column("Owed", lambda e: Cell(amount(e.owed_after), "bad" if e.owed_after else "dim"), 9,
-           right=True, wide=110),
-    Column("About", lambda e: Cell(entry_note(e), "dim"), 6, flex=1),
-    Column("By", lambda e: Cell(e.actor, "dim"), 10, wide=110),
+           right=True, wide=130),
+    Column("About", lambda e: Cell(entry_note(e), "dim"), 6, flex=2),
+    Column("By", lambda e: Cell(e.actor, "dim"), 10, wide=140),
 )  # fmt: skip
 
 
