@@ -44,7 +44,9 @@ def _measure(stage: Stage, names: tuple[str, ...], plan: Plan) -> tuple[report.T
 
 def _finish(table: report.Table, found: list[report.Check], plan: Plan) -> dict[str, Any]:
     about = describe()
-    result = report.pack(table, found, about, {"rounds": plan.rounds, "seconds": plan.seconds})
+    titles = {name: title for name, (title, _) in SCENARIOS.items()}
+    how = {"rounds": plan.rounds, "seconds": plan.seconds, "titles": titles}
+    result = report.pack(table, found, about, how)
     say("")
     for line in report.check_lines([c for c in found if c.verdict != "not measured"]):
         say(line)
@@ -106,7 +108,7 @@ def run(
 def quick() -> None:
     """Under a minute: plain, bursts and Anthropic as shares of bare Sanic; it only reports."""
     have(("wrk", "nginx"))
-    plan = Plan(rounds=2, seconds=3)
+    plan = Plan(rounds=3, seconds=2)
     with open_stage() as stage:
         stage.add_sanic()
         stage.add_sellapi(accounts=64)

@@ -20,6 +20,13 @@ __all__ = ["add_peers"]
 FOLDER = Path(__file__).resolve().parent / ".peers"
 _JOBS = ("plain", "burst", "paced-5ms")
 
+_LITELLM_REST = (
+    "litellm_settings:",
+    "  telemetry: false",
+    "general_settings:",  # without a master key it does not start
+    "  master_key: sk-bench-master",
+)
+
 
 def add_peers(stage: Stage) -> list[str]:
     """Start what can be installed here; returns a sentence for each that cannot."""
@@ -51,12 +58,13 @@ def _add_litellm(stage: Stage) -> None:
         lines += [f"    model: openai/{job.upstream}", f"    api_base: {_upstream(stage, job)}"]
         lines += ["    api_key: sk-bench"]
     config = stage.folder / "litellm.yaml"
-    config.write_text("\n".join([*lines, "litellm_settings:", "  telemetry: false", ""]))
+    config.write_text("\n".join([*lines, *_LITELLM_REST, ""]))
     port = free_port()
     command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     process = stage.start("litellm", command, port, stage.cores.subject, timeout_s=90)
     paths = dict.fromkeys(_JOBS, "/v1/chat/completions")
-    stage.subjects["litellm"] = Subject("litellm", port, process, paths=paths)
+    headers = dict.fromkeys(_JOBS, (("Authorization", "Bearer sk-bench-master"),))
+    stage.subjects["litellm"] = Subject("litellm", port, process, paths=paths, headers=headers)
 
 
 def _add_portkey(stage: Stage) -> None:

@@ -206,7 +206,8 @@ def render(result: dict[str, Any]) -> str:
     ]
     lines += _grid(("target", "measured", "wanted", "aim", "verdict"), rows)
     for scenario in table.scenarios():
-        lines += ["", f"**{scenario}**", "", *_grid(*scenario_rows(table, scenario))]
+        title = plan.get("titles", {}).get(scenario, scenario)
+        lines += ["", f"**{title}**", "", *_grid(*scenario_rows(table, scenario))]
     return "\n".join(lines) + "\n"
 
 

@@ -23,6 +23,7 @@ __all__ = ["SCENARIOS", "Plan", "Run", "closed", "run_scenario"]
 MB = 1 << 20
 BIG_EVERY_S = 0.5
 WARM_UP_S = 3
+PASSING = "pass-through"
 LONGER = 2.5
 """Times the plan's seconds, where streams take a while to get going or a p99 wants more answers."""
 
@@ -100,6 +101,9 @@ def closed(
     stage, plan = run.stage, run.plan
     target = subject.target(job, keys=keys)
     status, answer = probe(target)
+    if status != 200 and subject.paths is not None:
+        run.say(f"  {subject.name} answers {job.name} with {status}: not measured")
+        return
     if status != 200:
         raise RuntimeError(f"{subject.name} answers {job.name} with {status}: {answer[-300:]!r}")
     if (subject.name, job.name) not in stage.warmed:  # keys read, connections opened, code loaded
@@ -153,6 +157,19 @@ _PEERS = ("litellm", "portkey")
 _OURS = ("sellapi", "sellapi-httpx")
 _ALL = ("direct", "nginx", "sanic", *_OURS, *_PEERS)
 _STREAMING = ("direct", "nginx", *_OURS, *_PEERS)
+
+
+def _translated(job: str, same: str) -> Callable[[Run], None]:
+    """Another protocol beside the pass-through of the same kind of request, in the same rounds."""
+
+    def scenario(run: Run) -> None:
+        ways = (("direct", job, "direct"), ("sellapi", job, "sellapi"), ("sellapi", same, PASSING))
+        for turn in range(run.plan.rounds):
+            for name, what, label in ways if turn % 2 == 0 else reversed(ways):
+                if name in run.stage.subjects:
+                    closed(run, turn, run.stage.subjects[name], JOBS[what], label=label)
+
+    return scenario
 
 
 def _accounts(run: Run) -> None:
@@ -302,10 +319,10 @@ SCENARIOS: dict[str, tuple[str, Callable[[Run], None]]] = {
         "1,000 streams at once, an event every 20 ms",
         _each("paced-20ms", ("direct", "nginx", "sellapi"), connections=1000),
     ),
-    "claude": ("Anthropic, unstreamed", _each("claude", ("direct", "sellapi"))),
-    "claude-burst": ("Anthropic, bursts", _each("claude-burst", ("direct", "sellapi"))),
-    "gemini": ("Gemini, unstreamed", _each("gemini", ("direct", "sellapi"))),
-    "gemini-burst": ("Gemini, bursts", _each("gemini-burst", ("direct", "sellapi"))),
+    "claude": ("Anthropic, unstreamed", _translated("claude", "plain")),
+    "claude-burst": ("Anthropic, bursts", _translated("claude-burst", "burst")),
+    "gemini": ("Gemini, unstreamed", _translated("gemini", "plain")),
+    "gemini-burst": ("Gemini, bursts", _translated("gemini-burst", "burst")),
     "accounts": ("Many accounts and one hot key, 64 connections", _accounts),
     "big-bodies": ("Small requests beside 10 MB prompts with images", _big_bodies),
 }
