@@ -156,6 +156,8 @@ _MEDIA_MARKS = (b'"image_url"', b'"input_audio"', b'"file"', b'"document"', b'"i
 _BYTES_PER_AUDIO_TOKEN = 25
 """Below any audio format's bytes per token (mp3 at 8 kbit/s: 1,000 bytes and 32 tokens a second)."""
 _BYTES_PER_DOCUMENT_TOKEN = 4
+_PARTS_MAX = 500_000
+"""More than any prompt has; each costs the other callers' time."""
 
 
 def _split(raw: bytes) -> tuple[int, int]:
@@ -271,6 +273,8 @@ def _prompt_tokens(text: bytes, model: Model) -> tuple[int, int, int]:
     ascii_count, other = _split(text)
     if not any(mark in text for mark in _MEDIA_MARKS):
         return upper_tokens(ascii_count, other), fair_tokens(ascii_count, other), 0
+    if text.count(b"{") + text.count(b"[") > _PARTS_MAX:
+        raise InvalidRequest("The field 'messages' has far too many parts.", param="messages")
     media = _Media(model)
     media.walk(orjson.loads(text))
     ascii_count = max(0, ascii_count - media.bytes_seen)
@@ -288,11 +292,18 @@ def _required(fields: RawFields, name: str) -> msgspec.Raw:
 
 
 _MAX_INPUTS = 2_048
+_INPUT_MAX_BYTES = 8_000_000
+"""Several times what any maker takes in one call (OpenAI: 300,000 tokens)."""
 
 
 def _embeddings(fields: RawFields, model: Model) -> Asked:
     EmbeddingFields.read(fields)
     raw = _required(fields, "input")
+    if len(bytes(raw)) > _INPUT_MAX_BYTES:
+        raise InvalidRequest(
+            f"The field 'input' is too large: at most {_INPUT_MAX_BYTES // 1_000_000} MB are taken.",
+            param="input",
+        )
     value = _typed(raw, _INPUT, "input")
     inputs = value if isinstance(value, list) else [value]
     if not inputs:

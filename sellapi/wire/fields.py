@@ -99,6 +99,36 @@ class ImageFields(Fields):
 
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
+SMALL_BYTES = 131_072
+"""What a body may hold besides its few large fields: it is decoded key by key, which costs the
+others' time."""
+
+
+class _Large(msgspec.Struct):
+    """The fields that may be large; everything else is skipped unseen."""
+
+    messages: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
+    functions: msgspec.Raw = msgspec.Raw()
+    response_format: msgspec.Raw = msgspec.Raw()
+    prediction: msgspec.Raw = msgspec.Raw()
+    metadata: msgspec.Raw = msgspec.Raw()
+    logit_bias: msgspec.Raw = msgspec.Raw()
+
+
+_LARGE = msgspec.json.Decoder(_Large)
+
+
+def _refuse_many_fields(body: bytes) -> None:
+    large = _LARGE.decode(body)
+    known = sum(memoryview(getattr(large, name)).nbytes for name in _Large.__struct_fields__)
+    if len(body) - known > SMALL_BYTES:
+        raise InvalidRequest(
+            f"The body holds over {SMALL_BYTES // 1024} kB in fields that are never that large."
+        )
+
 
 def decode_body(body: bytes) -> dict[str, msgspec.Raw]:
     """A body decoded once to ``{key: raw value}``; of duplicate keys the last counts.
@@ -110,6 +140,8 @@ def decode_body(body: bytes) -> dict[str, msgspec.Raw]:
     try:
         if not body.isascii():
             body.decode("utf-8")  # raw values would carry broken text upstream unseen
+        if len(body) > SMALL_BYTES:
+            _refuse_many_fields(body)
         fields = _DECODER.decode(body)
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
