@@ -150,7 +150,10 @@ def closed_loop(
     url = f"http://127.0.0.1:{target.port}{target.path}"
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     process = Process([*command, "-s", str(script), url], log=log, core=core)
-    process.wait(seconds + 45)
+    try:
+        process.wait(seconds + 45)
+    finally:
+        process.stop()
     return parse_wrk(log.read_text())
 
 
@@ -182,7 +185,11 @@ class OpenLoop:
 
     def result(self) -> dict[str, Any]:
         """Figures as `bench.openloop` says them; raises `RuntimeError` when it failed."""
-        if self._process.wait(self._seconds + 60):
+        try:
+            code = self._process.wait(self._seconds + 60)
+        finally:
+            self._process.stop()
+        if code:
             raise RuntimeError(f"the open loop failed:\n{self._process.tail()}")
         found: dict[str, Any] = json.loads(self._answer.read_text())
         return found

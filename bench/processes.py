@@ -64,10 +64,11 @@ class Process:
 
     def stop(self, grace_s: float = 15) -> None:
         """SIGTERM, then SIGKILL for it and what it started (its session is its own)."""
-        if self.running:
-            self._popen.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(grace_s)
+        if not self.running:
+            return
+        self._popen.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(grace_s)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -158,6 +159,7 @@ def open_stage(cores: Cores | None = None) -> Iterator[Stage]:
     cores = cores or Cores.here()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # wrk and nginx need one per stream
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what follows is undone
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="sellapi-bench-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
