@@ -39,7 +39,7 @@ ENTRY_KINDS = (
     "signup", "sale", "sale_refund", "grant", "deduct", "charge", "charge_refund", "owed_payment",
 )  # fmt: skip
 CHUNK = 500
-"""Receipts read at once."""
+"""Rows looked up at once."""
 Progress = Callable[[int, int], None]
 """``(done, total)``, called now and then during long work."""
 
@@ -323,23 +323,31 @@ class Audit(Noun):
                 before_id=before,
                 limit=limit,
             )
-            return tuple(self._view(tx, r) for r in rows)
+            targets = {row["target"] for row in rows}
+            names = _names_now(tx, sorted(t for t in targets if t.startswith("user:")))
+        return tuple(_audit_view(row, names.get(row["target"])) for row in rows)
 
-    def _view(self, tx: Tx, row: dict[str, Any]) -> AuditRow:
-        target = row["target"]
-        if target.startswith("user:"):  # the e-mail as it is now: a deleted user's is gone
-            account = accounts.account(tx, target.removeprefix("user:"))
-            target = f"{target} {account['email']}" if account else target
-        return AuditRow(
-            id=row["id"],
-            at=row["at_ms"],
-            actor=row["actor"],
-            via=row["via"],
-            act=row["act"],
-            target=target,
-            before=_json_or_text(row["before"]),
-            after=_json_or_text(row["after"]),
-        )
+
+def _names_now(tx: Tx, targets: Sequence[str]) -> dict[str, str]:
+    """E-mails by ``user:ID``, as they are now: a deleted user's is gone."""
+    found: dict[str, str] = {}
+    for start in range(0, len(targets), CHUNK):
+        ids = [int(target.removeprefix("user:")) for target in targets[start : start + CHUNK]]
+        found |= {f"user:{id_}": email for id_, email in accounts.emails(tx, ids).items()}
+    return found
+
+
+def _audit_view(row: dict[str, Any], name: str | None) -> AuditRow:
+    return AuditRow(
+        id=row["id"],
+        at=row["at_ms"],
+        actor=row["actor"],
+        via=row["via"],
+        act=row["act"],
+        target=f"{row['target']} {name}" if name else row["target"],
+        before=_json_or_text(row["before"]),
+        after=_json_or_text(row["after"]),
+    )
 
 
 # -- live figures ------------------------------------------------------------------------------
