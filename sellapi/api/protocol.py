@@ -35,6 +35,7 @@ UNSENT_BYTES = 131_072
 """What the kernel keeps of an answer a client does not take: not the megabytes it would, so that
 stuck clients are cheap, and seen."""
 _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+PIPELINED_PAUSE_S = 0.005
 FILES_APART = 1_024
 """File descriptors left for the database, providers and logs."""
 _WAITING = (Stage.IDLE, Stage.REQUEST)
@@ -179,7 +180,10 @@ class GuardedProtocol(HttpProtocol):
     # -- writing -----------------------------------------------------------------------------------
 
     async def send(self, data: bytes) -> None:
-        """As Sanic's, but a client that sent many requests at once does not keep the loop."""
+        """As Sanic's, but a client that sent many requests at once does not keep the loop busy.
+
+        No SDK pipelines. Without a real pause the writer's thread waits for the interpreter's lock.
+        """
         if not self._can_write.is_set():
             await self._can_write.wait()
         if self.transport is None or self.transport.is_closing():
@@ -187,7 +191,7 @@ class GuardedProtocol(HttpProtocol):
         self.transport.write(data)
         self._time = monotonic()
         if self.recv_buffer:
-            await asyncio.sleep(0)
+            await asyncio.sleep(PIPELINED_PAUSE_S)
 
     def pause_writing(self) -> None:
         super().pause_writing()  # type: ignore[no-untyped-call]
