@@ -95,5 +95,6 @@ async def screens(
     """The app on a database (or an opener of one)."""
     opener = (lambda: open_shop(database)) if isinstance(database, Path) else database
     app = SellapiApp(opener)
+    app.animation_level = "none"
     async with app.run_test(size=size) as pilot:
         yield Driver(app, pilot)
