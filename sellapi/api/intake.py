@@ -14,7 +14,7 @@ from sellapi.errors import InvalidRequest, Overloaded, PayloadTooLarge, Unsuppor
 from sellapi.gateway.pipeline import Ask
 from sellapi.gateway.shop import Shop
 
-__all__ = ["Budget", "address_of", "read_ask"]
+__all__ = ["Budget", "address_of", "read_ask", "within"]
 
 DISCARD_BYTES = 160_000_000
 DISCARD_PAUSE_S = 0.002
@@ -66,16 +66,17 @@ def address_of(request: Request) -> str:
     """The client's address; behind a trusted proxy the one it forwarded."""
     peer = str(request.ip)
     trusted: tuple[str, ...] = request.app.ctx.trusted_proxies
-    if not trusted or not _within(peer, trusted):
+    if not trusted or not within(peer, trusted):
         return peer
     forwarded = request.headers.get("x-forwarded-for", "")
     for hop in reversed([h.strip() for h in forwarded.split(",") if h.strip()]):
-        if not _within(hop, trusted):
+        if not within(hop, trusted):
             return str(hop)
     return peer
 
 
-def _within(address: str, networks: tuple[str, ...]) -> bool:
+def within(address: str, networks: tuple[str, ...]) -> bool:
+    """Whether an address lies in one of these networks (or is one of these addresses)."""
     try:
         ip = ipaddress.ip_address(address)
         return any(ip in ipaddress.ip_network(n, strict=False) for n in networks)

@@ -19,6 +19,7 @@ from sanic.exceptions import RequestCancelled, RequestTimeout, ServiceUnavailabl
 from sanic.http import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from sellapi.api.intake import within
 from sellapi.errors import Overloaded
 from sellapi.gateway.hold import new_request_id
 from sellapi.settings import Settings
@@ -64,11 +65,12 @@ class Gate:
         self.open = 0
         self.refused = 0
         self._by_address: Counter[str] = Counter()
-        self._exempt = frozenset(settings.trusted_proxies)
+        self._exempt = settings.trusted_proxies
 
     def enter(self, address: str, others: set[Any]) -> bool:
         """Let a connection in, if need be by ending those that only wait; False when it is full."""
-        if self._by_address[address] >= self.most_per_address and address not in self._exempt:
+        full = self._by_address[address] >= self.most_per_address
+        if full and not within(address, self._exempt):
             self.refused += 1
             return False
         if self.open >= self.most and not _evict(others):

@@ -284,3 +284,11 @@ async def test_a_large_prompt_of_text_or_images_is_no_abuse(tmp_path):
         )
         messages = [{"role": "user", "content": parts}]
         assert (await front.chat(messages=messages, max_tokens=5)).status_code == 200
+
+
+async def test_a_trusted_proxy_may_open_more_connections_than_a_stranger(tmp_path):
+    limits = {"max_connections_per_address": 3, "trusted_proxies": "127.0.0.0/8"}
+    async with open_front(tmp_path, **limits) as front, contextlib.AsyncExitStack() as stack:
+        for _ in range(10):
+            await stack.enter_async_context(connect(front))
+        assert (await front.chat()).status_code == 200
