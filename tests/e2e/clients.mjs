@@ -291,7 +291,6 @@ async function vercel() {
         type: "object", properties: { answer: { type: "string" } }, required: ["answer"],
         additionalProperties: false,
       });
-      if (model === CHAT.anthropic) return; // the fake one says no JSON
       const options = { ...quiet, model: provider(model), prompt: "4" };
       const done = ai.Output?.object
         ? (await ai.generateText({ ...options, output: ai.Output.object({ schema }) })).output
