@@ -78,12 +78,12 @@ TAIL_COLUMNS = (
 )
 _TOP = (
     Column("Requests", lambda t: compact(t.requests), 8, right=True),
-    Column("Credits", lambda t: amount(t.charged), 14, right=True),
+    Column("Credits", lambda t: amount(t.charged), 12, right=True),
     Column("Margin", lambda t: Cell(worth(t.margin), "bad" if t.margin < 0 else "good"), 9,
            right=True, wide=56),
 )  # fmt: skip
-TOP_USERS = (Column("User", lambda t: t.name, 16, flex=1), *_TOP)
-TOP_MODELS = (Column("Model", lambda t: t.name, 16, flex=1, end=True), *_TOP)
+TOP_USERS = (Column("User", lambda t: t.name, 10, flex=1), *_TOP)
+TOP_MODELS = (Column("Model", lambda t: t.name, 10, flex=1, end=True), *_TOP)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Health:
 
 HEALTH_COLUMNS = (
     Column("Provider", lambda h: h.provider.name, 9, flex=1),
-    Column("State", lambda h: h.state, 12, flex=2),
+    Column("State", lambda h: h.state, 8, flex=2),
     Column("Now", lambda h: str(h.in_flight), 4, right=True),
     Column("Latency", lambda h: Cell(
         millis(None if h.latency_ms is None else int(h.latency_ms)), "dim"), 7, right=True),
