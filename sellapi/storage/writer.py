@@ -176,7 +176,9 @@ class Writer:
                 self._fail_or_keep(self._take(), error)
             else:
                 if self._retry:
-                    self._replay(tx, self._retry_batch())
+                    self._commit(tx, self._retry_batch())
+                    if self._trouble is None and self._retry:
+                        continue  # the trouble is over: first what waited through it
                 if not self._retry:
                     batch = self._take()
                     if batch:
