@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel
 
+from tests.support.fake_openai import stream_reply
 from tests.support.world import CHAT, World, world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -262,3 +263,39 @@ async def test_each_refusal_has_its_class(providers: World, client: Any) -> None
     with pytest.raises(openai.APIStatusError) as short:
         await client.with_options(api_key=poor.key).chat.completions.create(**body, max_tokens=5000)
     assert (short.value.status_code, short.value.type) == (402, "insufficient_credits")
+
+
+def odd_chunks() -> list[Any]:
+    """What compatible providers send that breaks the SDK's helpers when it comes as it is."""
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+
+    def piece(arguments: str, index: int) -> Any:
+        function = {"name": f"f{index}", "arguments": arguments}
+        return {"index": index, "id": f"call_{index}", "type": "function", "function": function}
+
+    deltas: list[Any] = [
+        {"role": "assistant", "content": "", "reasoning": "Hm."},
+        {"role": "assistant", "content": "Well"},
+        {"role": "assistant", "tool_calls": [piece('{"a"', 1)]},
+        {"role": "assistant", "tool_calls": [piece(":1}", 1)]},
+        {"role": "assistant", "tool_calls": [piece("{}", 2)]},
+    ]
+    return [
+        head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}], "usage": usage}
+        for delta in deltas
+    ]
+
+
+async def test_what_compatible_providers_do_wrong_is_set_right(
+    providers: World, client: Any
+) -> None:
+    """Roles, ids and names said twice, indexes from 1, usage everywhere, no finish_reason."""
+    providers.openai.script_once("/chat/completions", stream_reply(odd_chunks()))
+    final = await streamed(client, model="vendor/plain-1", messages=ASK, tools=TOOLS)
+    (choice,) = final.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", "Well")
+    assert choice.finish_reason == "tool_calls"
+    called = [(c.id, c.function.name, c.function.arguments) for c in choice.message.tool_calls]
+    assert called == [("call_1", "f1", '{"a":1}'), ("call_2", "f2", "{}")]
+    assert final.usage.total_tokens == 3
