@@ -164,7 +164,7 @@ class Forwarder:
             job.private_base_url = await link.leads_inside()
         urls = link.adapter.media_urls(job)
         if urls:
-            job.media = await fetch_media(urls)
+            job.media = await fetch_media(urls, leave_unknown=link.adapter.takes_urls)
         return link, job, link.adapter.encode(job)
 
     def _call(self, link: Link, attempt: Attempt, outbound: Outbound) -> Call:

@@ -7,6 +7,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import replace
 
+import msgspec
 import orjson
 
 from sellapi.errors import InvalidRequest, UpstreamFailed
@@ -23,10 +24,12 @@ SIDE_BY_SIDE = 4
 TIMEOUT_S = 15.0
 
 
-async def fetch_media(urls: Mapping[str, str]) -> dict[str, Media]:
+async def fetch_media(urls: Mapping[str, str], *, leave_unknown: bool = False) -> dict[str, Media]:
     """The files of a request, by URL; ``urls`` maps each to the place it stands at.
 
-    Raises `InvalidRequest` naming the place.
+    With ``leave_unknown`` a URL whose public-looking host cannot be looked up from here is left out,
+    for the provider to fetch: a gateway without DNS of its own still passes URLs on. Raises
+    `InvalidRequest` naming the place.
     """
     if len(urls) > FILES_MAX:
         raise InvalidRequest(
@@ -37,6 +40,8 @@ async def fetch_media(urls: Mapping[str, str]) -> dict[str, Media]:
 
     async def one(url: str, place: str) -> None:
         async with room:
+            if leave_unknown and await guard.is_unknown_here(url):
+                return
             media = await guard.fetch(
                 url, max_bytes=FILE_MAX_BYTES, timeout_s=TIMEOUT_S, param=place
             )
@@ -88,5 +93,5 @@ async def inline_images(answer: Answer) -> Answer:
             reason="garbage",
         )
     body["data"] = items
-    usage = answer.usage and replace(answer.usage, images=len(items))
+    usage = answer.usage and msgspec.structs.replace(answer.usage, images=len(items))
     return replace(answer, body=orjson.dumps(body), usage=usage, images=len(items), image_urls=())

@@ -225,6 +225,9 @@ class StreamDecoder(Protocol):
 class Adapter(Protocol):
     """A provider's protocol."""
 
+    takes_urls: bool
+    """Whether the provider fetches files named by URL itself."""
+
     def headers(self, secret: str | None) -> dict[str, str]:
         """The headers every call carries, the credential among them."""
         ...

@@ -46,6 +46,8 @@ _PING = b": ping\n\n"
 class AnthropicAdapter:
     """The translator; one per provider, so that its memory is not shared between providers."""
 
+    takes_urls = True
+
     def __init__(self, memory: ThoughtsMemory | None = None) -> None:
         self._memory = memory or ThoughtsMemory()
 

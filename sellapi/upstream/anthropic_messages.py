@@ -365,8 +365,6 @@ def _fetched(job: Job, url: str, param: str) -> Media | None:
     media: Mapping[str, Media] = job.media
     if url in media:
         return media[url]
-    if job.private_base_url:
-        raise refuse("The URL could not be fetched: send the bytes as a data: URL.", param)
     if not url[:8].lower().startswith(("http://", "https://")):
         raise refuse("The URL must be an http(s) or a data: URL.", param)
     return None

@@ -52,6 +52,8 @@ class GeminiAdapter:
     ``signatures`` outlives requests: it mends conversations whose client dropped a signature.
     """
 
+    takes_urls = False
+
     def __init__(self, signatures: SignatureStore | None = None) -> None:
         self._signatures = SignatureStore() if signatures is None else signatures
 

@@ -139,23 +139,50 @@ def is_private_base_url(url: str, *, resolver: Callable[[str], list[str]] | None
     host = parsed.host.rstrip(".").lower()
     if parsed.scheme != "https" or not host:
         return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        pass
-    else:
-        return not is_public(host)
-    if "." not in host or re.fullmatch(r"[0-9.]+|.*\.0x[0-9a-f]*", host):
-        return True  # a single label, or one of the odd ways to write an IPv4 address
-    if any(host == name or host.endswith(f".{name}") for name in PRIVATE_NAMES):
+    if _looks_inside(host):
         return True
-    if resolver is None:
+    if resolver is None or _is_address(host):
         return False
     try:
         found = resolver(host)
     except OSError:
         return True
     return not found or not all(is_public(address) for address in found)
+
+
+async def is_unknown_here(url: str, *, resolver: Resolver = resolve) -> bool:
+    """Whether an http(s) URL is on a public-looking name that cannot be looked up from here.
+
+    An address, a private name and a name that is found are not unknown, whatever they lead to.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError, TypeError):
+        return False
+    host = parsed.host.rstrip(".").lower()
+    if parsed.scheme not in ("http", "https") or _is_address(host) or _looks_inside(host):
+        return False
+    try:
+        return not await resolver(host, parsed.port or 443)
+    except (OSError, UnicodeError):
+        return True
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _looks_inside(host: str) -> bool:
+    """Whether a host is no public one by what it says: address, single label, private suffix."""
+    if _is_address(host):
+        return not is_public(host)
+    if "." not in host or re.fullmatch(r"[0-9.]+|.*\.0x[0-9a-f]*", host):
+        return True  # a single label, or one of the odd ways to write an IPv4 address
+    return any(host == name or host.endswith(f".{name}") for name in PRIVATE_NAMES)
 
 
 async def fetch(

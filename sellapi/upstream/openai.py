@@ -65,6 +65,8 @@ _NULL = b"null"
 class OpenAIAdapter:
     """Satisfies `Adapter` for chat, embeddings and images."""
 
+    takes_urls = True
+
     def headers(self, secret: str | None) -> dict[str, str]:
         headers = {
             "content-type": "application/json",

@@ -34,7 +34,9 @@ def named_urls(messages: Any) -> dict[str, str]:
 def inline(messages: Any, media: Mapping[str, Media]) -> None:
     """Put the fetched files, as ``data:`` URLs, where their URLs stand (in place)."""
     for _, url, put in list(_places(messages)):
-        item = media[url]
+        item = media.get(url)
+        if item is None:  # on a host unknown here: the provider may know it
+            continue
         put(f"data:{item.mime};base64,{base64.b64encode(item.data).decode('ascii')}")
 
 

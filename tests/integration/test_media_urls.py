@@ -22,7 +22,7 @@ KINDS = tuple(CHAT)
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 AUTHORITY = Authority()
 INTERNAL = [
-    "http://example.com/a.png",
+    "http://93.184.216.34/a.png",
     "https://127.0.0.1/a.png",
     "https://localhost/a.png",
     "https://localhost./a.png",
@@ -81,7 +81,11 @@ def media(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         return await real(url, **options, allow=local, resolver=resolver, context=context)
 
+    async def known(url: str) -> bool:
+        return "media.test" not in url
+
     monkeypatch.setattr(guard, "fetch", fetch)
+    monkeypatch.setattr(guard, "is_unknown_here", known)
     return AUTHORITY.server_context(tmp_path, "media.test")
 
 
@@ -121,6 +125,24 @@ async def test_no_url_leads_into_our_network(shop: World, kind: str, url: str) -
     assert untouched(shop)
     await shop.gateway.quiet()
     assert shop.shop.account(shop.account)["held"] == 0
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+async def test_a_host_unknown_here_is_left_to_the_provider(
+    shop: World, kind: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway without DNS of its own still passes public-looking URLs on, as they came."""
+
+    async def nothing(host: str, port: int) -> list[str]:
+        raise OSError(host)
+
+    real = guard.is_unknown_here
+    monkeypatch.setattr(guard, "is_unknown_here", lambda url: real(url, resolver=nothing))
+    url = f"{scheme}://pictures.example.com/a.png"
+    response = await see(shop, kind, picture(url))
+    assert response.status_code == 200, response.text
+    assert url in json.dumps(shop.last(kind))
 
 
 @pytest.mark.parametrize(
