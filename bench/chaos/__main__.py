@@ -28,6 +28,7 @@ from tests.support.running import Shopkeeper
 
 ROOT = Path(__file__).parents[2]
 ACCOUNTS = 40
+RUDE_ACCOUNTS = 10
 CLIENTS, RUDE = 24, 8
 UP_WITHIN_S = 15.0
 
@@ -74,6 +75,8 @@ class Chaos:
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.differences: list[str] = []
+        self.received: set[str] = set()
+        """Requests whose answer came to its end, of all rounds."""
         self._provider_port, self._port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self._port}/v1"
         self.keys = self._stock()
@@ -239,14 +242,18 @@ class Chaos:
             ("backup, verify, sales", self.operated),
         ]
         name, event = events[number % len(events)]
-        load = Load(self.url, self.keys, seed=self.random.randrange(2**32))
+        polite, rude = self.keys[:-RUDE_ACCOUNTS], self.keys[-RUDE_ACCOUNTS:]
+        load = Load(self.url, polite, rude, seed=self.random.randrange(2**32))
         running = asyncio.ensure_future(load.run(CLIENTS, RUDE))
         await event(seconds)
         await asyncio.sleep(0.5)
         load.stopping = True
         await running
         await self.restart(signal.SIGKILL if number % 2 else signal.SIGTERM)
-        checked = await asyncio.to_thread(check, self.database, load.answers)
+        self.received |= {a.request_id or "" for a in load.answers if a.complete or a.broken}
+        checked = await asyncio.to_thread(
+            check, self.database, load.answers, self.received, len(polite)
+        )
         self.counts.update(load.seen)
         self.counts["requests sent"] += load.sent
         for what, count in checked.counts.items():

@@ -12,7 +12,7 @@ from sellapi.storage.verify import verify
 
 __all__ = ["Checked", "check"]
 
-DELIVERED, UNDELIVERED = 1, 2
+UNDELIVERED = 2
 
 
 class Checked:
@@ -23,8 +23,12 @@ class Checked:
         self.counts: Counter[str] = Counter()
 
 
-def check(path: Path, answers: list[Answer]) -> Checked:
-    """Compare all answers of a round with the ledger; the database has been swept before."""
+def check(path: Path, answers: list[Answer], received: set[str], polite_accounts: int) -> Checked:
+    """Compare all answers of a round with the ledger; the database has been swept before.
+
+    ``received`` are the requests of all rounds whose answer came to its end, all of the first
+    ``polite_accounts`` accounts: other charges of these must be marked undelivered.
+    """
     result = Checked()
     database = Database.open(path)
     found = verify(database)
@@ -37,6 +41,13 @@ def check(path: Path, answers: list[Answer]) -> Checked:
             "SELECT request_id, state, delivery FROM requests WHERE state = 'held' OR delivery = 0"
         ):
             result.differences.append(f"left open after the sweep: {row}")
+        for row in tx.rows(
+            "SELECT request_id, charge FROM requests WHERE state = 'settled' AND charge > 0 "
+            "AND delivery <> ? AND account_id <= ?",
+            (UNDELIVERED, polite_accounts),
+        ):
+            if row["request_id"] not in received:
+                result.differences.append(f"charged, not received, not marked undelivered: {row}")
         undelivered = "SELECT count(*) FROM requests WHERE delivery = 2"
         result.counts["charges marked undelivered"] = tx.value(undelivered)
         result.counts["holds swept"] = tx.value("SELECT count(*) FROM requests WHERE state='swept'")

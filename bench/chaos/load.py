@@ -69,6 +69,8 @@ class Load:
 
     url: str
     keys: list[str]
+    rude_keys: list[str]
+    """Of accounts of their own: who wants an answer is held to account for each of its charges."""
     seed: int = 0
     answers: list[Answer] = field(default_factory=list)
     sent: int = 0
@@ -139,7 +141,7 @@ class Load:
                 if reply.status_code != 200 or "stream" not in body:
                     self._whole(answer, reply, await reply.aread())
                 else:
-                    await self._stream(answer, reply)
+                    await self._stream(answer, reply, order)
         except httpx.ConnectError:
             self.sent -= 1
             raise
@@ -163,9 +165,14 @@ class Load:
         if reply.status_code == 503 and "retry-after" not in reply.headers:
             self.unwanted["503 without Retry-After"] += 1
 
-    async def _stream(self, answer: Answer, reply: httpx.Response) -> None:
-        done = False
+    async def _stream(self, answer: Answer, reply: httpx.Response, order: dict[str, Any]) -> None:
+        done, lines = False, 0
+        gives_up = order["f"] == "slow" and order["n"] > 10 and self._random.random() < 0.5
         async for line in reply.aiter_lines():
+            lines += 1
+            if gives_up and lines > 4:  # half a second before it could end
+                self.seen["left: a slow stream, known by its id"] += 1
+                return
             if '"sellapi":' in line or line.startswith(": sellapi "):
                 found = json.loads(line.partition(" ")[2].removeprefix("sellapi "))
                 told = found.get("sellapi", found)
@@ -214,7 +221,7 @@ class Load:
         data = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            f"authorization: Bearer {self._random.choice(self.keys)}\r\n"
+            f"authorization: Bearer {self._random.choice(self.rude_keys)}\r\n"
             f"content-length: {len(data)}\r\n\r\n"
         ).encode()
         if stage == "connected":

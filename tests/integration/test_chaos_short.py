@@ -21,4 +21,7 @@ def test_every_answer_is_charged_once_through_kills_and_restarts(tmp_path):
 def _notices_a_planted_difference(chaos: Chaos) -> None:
     """The comparison itself can fail: an answer nobody charged, a charge nobody was told."""
     made_up = Answer(request_id="req_unknown", status=200, complete=True, charged=1)
-    assert len(check(chaos.database, [made_up]).differences) == 1
+    assert len(check(chaos.database, [made_up], chaos.received, 30).differences) == 1
+    unknown = check(chaos.database, [], set(), 30).differences
+    assert unknown
+    assert all("not marked undelivered" in difference for difference in unknown)
