@@ -506,3 +506,24 @@ async def test_the_audit_tells_what_an_act_changed(shop: Path, admin: Admin) -> 
         await driver.type("packs")
         await driver.press("enter")
         await driver.until(lambda: {a.act for a in rows.items} == {"packs.sell"}, "only sales")
+
+
+async def test_a_key_is_found_by_its_number_when_none_is_looked_at(
+    shop: Path, admin: Admin
+) -> None:
+    key = admin.users.detail(ANA).keys[0]
+    async with screens(shop) as driver:
+        await driver.press("4")
+        await driver.loaded("entries")
+        driver.app._start("keys.revoke", Context())
+        await _form(driver, "Revoke which key?")
+        await driver.type("x")
+        await driver.press("enter")
+        await driver.sees("'x' is no number")
+        await driver.press("backspace")
+        await driver.type(str(key.id))
+        await driver.press("enter")
+        await _form(driver, "Revoke this key?", f"Key {key.id}")
+        await driver.press("y")
+        await driver.told("is revoked")
+    assert admin.keys.show(key.id).status == "revoked"

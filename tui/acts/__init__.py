@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tui.acts import catalog, importing, money, people, upkeep
+from tui.acts import importing, models, money, offers, people, providers, upkeep
 from tui.acts.act import Act
 
 __all__ = ["ACTS", "BY_NAME"]
@@ -10,7 +10,9 @@ __all__ = ["ACTS", "BY_NAME"]
 ACTS: tuple[Act, ...] = (
     *people.ACTS,
     *money.ACTS,
-    *catalog.ACTS,
+    *models.ACTS,
+    *providers.ACTS,
+    *offers.ACTS,
     *importing.ACTS,
     *upkeep.ACTS,
 )

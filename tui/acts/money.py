@@ -6,7 +6,8 @@ from sellapi.admin.service import Admin
 from sellapi.domain.credits import credits_to_usd, format_credits, parse_credits, parse_usd
 from sellapi.errors import Refused
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
-from tui.acts.people import _number, who
+from tui.acts.people import who
+from tui.acts.typed import number
 from tui.words import amount, usd
 
 __all__ = ["ACTS"]
@@ -167,7 +168,7 @@ async def refund_pack(stage: Stage, at: Context) -> None:
                 Field("debt", "Rest is owed", flag=True),
             ),
             act=lambda admin, v: admin.packs.refund(
-                _number(v["entry"]), reason=v["reason"], allow_debt=bool(v["debt"])
+                number(v["entry"]), reason=v["reason"], allow_debt=bool(v["debt"])
             ),
         )
     )

@@ -7,7 +7,7 @@ from typing import Any
 from sellapi.admin.service import Admin
 from sellapi.admin.views import User
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
-from tui.words import amount, plain
+from tui.words import amount
 
 __all__ = ["ACTS", "who"]
 
@@ -173,24 +173,16 @@ async def issue(stage: Stage, at: Context) -> None:
 
 async def _ask_key(stage: Stage, at: Context, title: str) -> Any:
     if at.key is not None:
-        number = at.key
-        return await stage.fetch(lambda admin: admin.keys.show(number))
+        key_id = at.key
+        return await stage.fetch(lambda admin: admin.keys.show(key_id))
     return await stage.fill(
         FormSpec(
             title=title,
             verb="Go on",
             fields=(Field("key", "Key", hint="its number, see a user's page", required=True),),
-            act=lambda admin, v: admin.keys.show(_number(v["key"])),
+            act=lambda admin, v: admin.keys.show(number(v["key"])),
         )
     )
-
-
-def _number(text: str) -> int:
-    from sellapi.errors import UsageError
-
-    if not (text.isascii() and text.isdigit() and len(text) < 18):
-        raise UsageError(f"{plain(text)!r} is no number")
-    return int(text)
 
 
 async def set_key(stage: Stage, at: Context) -> None:
