@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sellapi.storage import ledger
+from sellapi.storage import ledger, reports
 from sellapi.storage.database import Database, Tx
 
 __all__ = ["Instance", "MinuteStats", "flush_stats", "list_requests", "read_receipt", "sweep_dead"]
@@ -129,7 +129,7 @@ def flush_stats(
     minutes: Mapping[int, MinuteStats],
     rejections: Mapping[tuple[int, str], int],
 ) -> None:
-    """Write the status row and add what happened since the last flush."""
+    """Write the status row, add what happened since the last flush, sum up a day that is over."""
     tx.execute(
         "UPDATE instances SET status = ?, status_at = ? WHERE id = ?",
         (json.dumps(status), int(time.time()), instance_id),
@@ -151,6 +151,7 @@ def flush_stats(
             "count = count + excluded.count",
             (minute, kind, count),
         )
+    reports.sum_up(tx, int(time.time()) // 86_400)
 
 
 # -- request history ---------------------------------------------------------------------------

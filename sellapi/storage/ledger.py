@@ -249,15 +249,24 @@ INSERT INTO entries (account_id, kind, amount, owed_change, balance_after, owed_
     request_id, pack_id, of_entry, cash_micro_usd, reference, reason, actor, created_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_DAILY = """
-INSERT INTO daily (day, model, account_id, key_id, requests, voided, input_tokens, output_tokens,
-    images, charged, cost, loss)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (day, model, account_id, key_id) DO UPDATE SET
+_ADD_SUMS = """
     requests = requests + excluded.requests, voided = voided + excluded.voided,
     input_tokens = input_tokens + excluded.input_tokens,
     output_tokens = output_tokens + excluded.output_tokens, images = images + excluded.images,
     charged = charged + excluded.charged, cost = cost + excluded.cost, loss = loss + excluded.loss
+"""
+_DAILY = f"""
+INSERT INTO daily (day, model, account_id, key_id, requests, voided, input_tokens, output_tokens,
+    images, charged, cost, loss)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (day, model, account_id, key_id) DO UPDATE SET {_ADD_SUMS}
+"""
+_DAY_OVER = f"""
+INSERT INTO daily_models (day, model, requests, voided, input_tokens, output_tokens, images,
+    charged, cost, loss)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
+WHERE ?1 < (SELECT summed_before_day FROM retention)
+ON CONFLICT (day, model) DO UPDATE SET {_ADD_SUMS}
 """
 
 
@@ -322,12 +331,18 @@ def settle(tx: Tx, s: Settlement) -> Settled:
             request_id=s.request_id,
             now_ms=s.finished_ms,
         )
-    tx.execute(
-        _DAILY,
-        (created_ms // DAY_MS, model, account_id, key_id, 1, 0, s.input_tokens, s.output_tokens)
-        + (s.images, s.charge, s.cost, s.loss),
-    )
+    figures = (1, 0, s.input_tokens, s.output_tokens, s.images, s.charge, s.cost, s.loss)
+    _add_to_day(tx, created_ms // DAY_MS, model, (account_id, key_id), figures)
     return Settled(s.charge, balance, held_now, owed, entry_id)
+
+
+def _add_to_day(
+    tx: Tx, day: int, model: str, who: tuple[int, int], figures: tuple[int, ...]
+) -> None:
+    """Add to the sums of the day a request began on, and to its summary when it has one by now."""
+    tx.execute(_DAILY, (day, model, *who, *figures))
+    if day != time.time() // 86_400:
+        tx.execute(_DAY_OVER, (day, model, *figures))
 
 
 def _write_entry(
@@ -393,10 +408,8 @@ def void(
     ).fetchall()[0]
     if before[0] == "held":
         _release(tx, account_id, key_id, amount)
-    tx.execute(
-        _DAILY,
-        (created_ms // DAY_MS, model, account_id, key_id, 0, 1, 0, 0, 0, 0, 0, loss),
-    )
+    figures = (0, 1, 0, 0, 0, 0, 0, loss)
+    _add_to_day(tx, created_ms // DAY_MS, model, (account_id, key_id), figures)
     return True
 
 

@@ -1,7 +1,7 @@
 """Sums for screens and reports, from rolled-up or indexed rows only.
 
 Figures that a partial index answers are plain SQL: the index wants its condition as a literal, and
-peewee binds what it compares.
+peewee binds what it compares. So are sums by day, where a word decides which index is walked.
 """
 
 from __future__ import annotations
@@ -9,63 +9,114 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from peewee import SQL, Value, fn
+from peewee import SQL, fn
 
 from sellapi.storage.database import Tx
-from sellapi.storage.tables import Account, Daily, Entry, Minute, Rejection, Request, narrowed
+from sellapi.storage.tables import Account, Entry, Minute, Rejection, Request, narrowed
 
 __all__ = ["account_since", "daily", "minutes", "requests_page", "standing", "top"]
 
-_DAY = fn.DATE(Daily.day * 86_400, "unixepoch")
-GROUPS = {
-    "model": (Daily.model, Daily.model),
-    "user": (Daily.account, Account.email),
-    "key": (Daily.key_id, fn.PRINTF("key %d of %s", Daily.key_id, Account.email)),
-    "day": (Daily.day, _DAY),
+FIGURES = (
+    *("requests", "voided", "input_tokens", "output_tokens"),
+    *("images", "charged", "cost", "loss"),
+)
+_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in FIGURES)
+_DEAREST = "ORDER BY charged DESC, requests DESC"
+
+# Days that are over stand summed up in `daily_models`; only the newest are added up here.
+_BY_MODEL = f"""
+SELECT day, model, {", ".join(FIGURES)} FROM daily_models
+WHERE day >= ?1 AND day < (SELECT summed_before_day FROM retention)
+UNION ALL
+SELECT day, model, {_SUMS} FROM daily
+WHERE day >= max(?1, (SELECT summed_before_day FROM retention)) GROUP BY day, model
+"""
+# `+`: an order by the account's index would walk the whole table for the sake of a few days.
+_BY_OWNER = f"""
+SELECT {{name}} AS name, {", ".join(FIGURES)} FROM (
+    SELECT account_id, key_id, {_SUMS} FROM daily WHERE day >= ?1 {{among}} GROUP BY +{{group}}
+) s JOIN accounts a ON a.id = s.account_id {_DEAREST}, name
+"""
+# Sorting all owners with all their figures takes five times as long as finding the dearest first.
+_DEAREST_OWNERS = """
+WITH dearest AS (
+    SELECT account_id, key_id FROM daily WHERE day >= ?1 GROUP BY +{group}
+    ORDER BY sum(charged) DESC, sum(requests) DESC LIMIT ?2
+)
+"""
+_OWNERS = {
+    "user": ("account_id", "a.email"),
+    "key": ("key_id", "printf('key %d of %s', s.key_id, a.email)"),
 }
-"""What rows are summed by, and what the sums are called."""
-
-
-def _total(column: Any) -> Any:
-    return fn.COALESCE(fn.SUM(column), 0).alias(column.name)
-
-
-def _sums(name: Any, since_day: int) -> Any:
-    """Daily sums since a UTC day, of all rows until they are grouped."""
-    columns = (
-        *(Daily.requests, Daily.voided, Daily.input_tokens, Daily.output_tokens),
-        *(Daily.images, Daily.charged, Daily.cost, Daily.loss),
-    )
-    sums = Daily.select(name.alias("name"), *(_total(column) for column in columns))
-    return sums.where(Daily.day >= since_day)
+_REPORTS = {
+    "day": f"SELECT date(day * 86400, 'unixepoch') AS name, {_SUMS} FROM ({_BY_MODEL}) "
+    "GROUP BY day ORDER BY day LIMIT ?2",
+    "model": f"SELECT model AS name, {_SUMS} FROM ({_BY_MODEL}) GROUP BY model "
+    f"{_DEAREST}, name LIMIT ?2",
+}
+GROUPS = ("model", "user", "key", "day")
+"""What rows are summed by."""
 
 
 def daily(tx: Tx, since_day: int, by: str, *, limit: int | None = None) -> list[dict[str, Any]]:
     """Sums by group since a UTC day, the dearest first (days in order)."""
-    group, name = GROUPS[by]
-    query = _sums(name, since_day).join(Account).group_by(group).limit(limit)
-    if by == "day":
-        return tx.rows(query.order_by(Daily.day))
-    return tx.rows(query.order_by(SQL("charged DESC, requests DESC, name")))
+    if by in _REPORTS:
+        return tx.rows(_REPORTS[by], (since_day, -1 if limit is None else limit))
+    group, name = _OWNERS[by]
+    if limit is None:
+        return tx.rows(_BY_OWNER.format(group=group, name=name, among=""), (since_day,))
+    among = "AND account_id IN (SELECT account_id FROM dearest) "
+    among += f"AND {group} IN (SELECT {group} FROM dearest)"
+    sql = _DEAREST_OWNERS.format(group=group)
+    sql += _BY_OWNER.format(group=group, name=name, among=among)
+    return tx.rows(sql, (since_day, limit))
 
 
 def daily_total(tx: Tx, since_day: int) -> dict[str, Any]:
-    row = tx.one(_sums(Value("total"), since_day))
+    row = tx.one(f"SELECT 'total' AS name, {_SUMS} FROM ({_BY_MODEL})", (since_day,))
     assert row is not None
     return row
 
 
+def sum_up(tx: Tx, today: int) -> bool:
+    """Sum up by model the next day that is over; whether there was one.
+
+    Days before ``retention.summed_before_day`` are summed up, and what is still settled in one of
+    them is added by the ledger. Yesterday waits, so that a clock set back changes nothing.
+    """
+    done = int(tx.value("SELECT summed_before_day FROM retention"))
+    if done >= today - 1:
+        return False
+    day = tx.value("SELECT min(day) FROM daily WHERE day >= ?", (done,))
+    if day is None or day >= today - 1:
+        tx.execute("UPDATE retention SET summed_before_day = ?", (today - 1,))
+        return False
+    tx.execute(
+        f"INSERT INTO daily_models (day, model, {', '.join(FIGURES)}) "
+        f"SELECT day, model, {_SUMS} FROM daily WHERE day = ? GROUP BY model",
+        (day,),
+    )
+    tx.execute("UPDATE retention SET summed_before_day = ?", (day + 1,))
+    return True
+
+
 def account_since(tx: Tx, account_id: int, since_day: int) -> tuple[int, int]:
     """``(charged, requests)`` of an account since a UTC day."""
-    row = tx.one(_sums(Value("total"), since_day).where(Daily.account == account_id))
-    assert row is not None
-    return row["charged"], row["requests"]
+    row = tx.execute(
+        "SELECT coalesce(sum(charged), 0), coalesce(sum(requests), 0) FROM daily "
+        "WHERE account_id = ? AND day >= ?",
+        (account_id, since_day),
+    ).fetchone()
+    return row[0], row[1]
 
 
 def account_days(tx: Tx, account_id: int, since_day: int) -> list[dict[str, Any]]:
     """An account's sums by day."""
-    mine = _sums(_DAY, since_day).where(Daily.account == account_id)
-    return tx.rows(mine.group_by(Daily.day).order_by(Daily.day))
+    return tx.rows(
+        f"SELECT date(day * 86400, 'unixepoch') AS name, {_SUMS} FROM daily "
+        "WHERE account_id = ? AND day >= ? GROUP BY day ORDER BY day",
+        (account_id, since_day),
+    )
 
 
 def last_request_ms(tx: Tx, account_id: int) -> int | None:
@@ -79,7 +130,7 @@ def acts_since(tx: Tx, since_ms: int) -> dict[str, tuple[int, int]]:
     return {
         row[0]: (row[1], row[2])
         for row in tx.execute(
-            "SELECT kind, sum(amount), sum(cash_micro_usd) FROM entries "
+            "SELECT kind, sum(amount), sum(cash_micro_usd) FROM entries INDEXED BY entries_acts "
             "WHERE kind <> 'charge' AND created_ms >= ? GROUP BY kind",
             (since_ms,),
         )
@@ -89,7 +140,10 @@ def acts_since(tx: Tx, since_ms: int) -> dict[str, tuple[int, int]]:
 def standing(tx: Tx) -> dict[str, int]:
     """What all accounts have, hold and owe; open holds; living users."""
     living = fn.COALESCE(fn.SUM(Account.status != "deleted"), 0).alias("users")
-    totals = (_total(Account.balance), _total(Account.held), _total(Account.owed))
+    totals = (
+        fn.COALESCE(fn.SUM(column), 0).alias(column.name)
+        for column in (Account.balance, Account.held, Account.owed)
+    )
     row = tx.one(Account.select(*totals, living))
     assert row is not None
     return {**row, "open_holds": open_holds(tx)}

@@ -18,6 +18,7 @@ __all__ = [
     "Account",
     "Audit",
     "Daily",
+    "DailyModel",
     "Entry",
     "Instance",
     "Key",
@@ -249,6 +250,23 @@ class Daily(Table):
         primary_key = CompositeKey("day", "model", "account", "key_id")
 
 
+class DailyModel(Table):
+    day = IntegerField()
+    model = TextField()
+    requests = IntegerField()
+    voided = IntegerField()
+    input_tokens = IntegerField()
+    output_tokens = IntegerField()
+    images = IntegerField()
+    charged = IntegerField()
+    cost = IntegerField()
+    loss = IntegerField()
+
+    class Meta:
+        table_name = "daily_models"
+        primary_key = CompositeKey("day", "model")
+
+
 class Minute(Table):
     minute = IntegerField(primary_key=True)
     requests = IntegerField()
@@ -301,7 +319,7 @@ class Audit(Table):
 
 TABLES: tuple[type[Table], ...] = (
     *(Tier, Provider, Model, Price, Route, Pack, Account, Key, KeySecret, Entry, Request),
-    *(Daily, Minute, Rejection, Instance, Audit),
+    *(Daily, DailyModel, Minute, Rejection, Instance, Audit),
 )
 
 

@@ -154,6 +154,7 @@ CREATE UNIQUE INDEX entries_refund_once ON entries (of_entry) WHERE of_entry IS 
 CREATE INDEX entries_sales ON entries (account_id, kind, cash_micro_usd)
     WHERE kind IN ('sale', 'sale_refund');
 CREATE INDEX entries_acts ON entries (created_ms) WHERE kind <> 'charge';
+CREATE INDEX entries_kind ON entries (kind) WHERE kind <> 'charge';
 
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -212,6 +213,20 @@ CREATE TABLE daily (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX daily_account ON daily (account_id, day);
 
+CREATE TABLE daily_models (
+    day INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    requests INTEGER NOT NULL DEFAULT 0,
+    voided INTEGER NOT NULL DEFAULT 0,
+    input_tokens INTEGER NOT NULL DEFAULT 0,
+    output_tokens INTEGER NOT NULL DEFAULT 0,
+    images INTEGER NOT NULL DEFAULT 0,
+    charged INTEGER NOT NULL DEFAULT 0,
+    cost INTEGER NOT NULL DEFAULT 0,
+    loss INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (day, model)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE minutes (
     minute INTEGER PRIMARY KEY,
     requests INTEGER NOT NULL DEFAULT 0,
@@ -241,7 +256,8 @@ CREATE TABLE instances (
 
 CREATE TABLE retention (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    pruned_before_ms INTEGER NOT NULL
+    pruned_before_ms INTEGER NOT NULL,
+    summed_before_day INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE audit (
