@@ -181,7 +181,7 @@ async def test_forwarded_addresses_count_only_behind_a_trusted_proxy(tmp_path: P
 
 
 async def test_more_bodies_than_memory_for_them_is_503(tmp_path: Path) -> None:
-    async with open_front(tmp_path, body_memory_bytes=3_000_000, grant=1_000_000) as front:
+    async with open_front(tmp_path, body_memory_bytes=9_000_000, grant=1_000_000) as front:
         text = [{"role": "user", "content": "x" * 2_000_000}]
         gate = Gate()
         front.fake.script("/chat/completions", gate)
