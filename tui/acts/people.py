@@ -7,6 +7,7 @@ from typing import Any
 from sellapi.admin.service import Admin
 from sellapi.admin.views import User
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
+from tui.acts.typed import number
 from tui.words import amount
 
 __all__ = ["ACTS", "who"]
