@@ -422,6 +422,7 @@ def _check_days(database: Database, state: _State) -> None:
             pass
         _recheck_unresolved(tx, state)
         horizon = _horizon(tx)
+        _check_summaries(tx)
         sums = {
             row[0]: list(row[1:])
             for row in tx.execute(
@@ -437,6 +438,23 @@ def _check_days(database: Database, state: _State) -> None:
                     f"day {day} (days since 1970): the sums say {name} {says}, the requests give "
                     f"{is_so}"
                 )
+
+
+def _check_summaries(tx: Tx) -> None:
+    """The summaries of days that are over are the sums of their daily rows."""
+    names = ", ".join(_DAILY)
+    daily = (
+        f"SELECT day, model, {', '.join(f'sum({c})' for c in _DAILY)} FROM daily "
+        "WHERE day < (SELECT summed_before_day FROM retention) GROUP BY day, model"
+    )
+    kept = f"SELECT day, model, {names} FROM daily_models"
+    for first, second in ((daily, kept), (kept, daily)):
+        row = tx.execute(f"SELECT day, model FROM ({first} EXCEPT {second}) LIMIT 1").fetchone()
+        if row is not None:
+            raise _Difference(
+                f"day {row[0]} (days since 1970): the summary of model {row[1]} is not the sum of "
+                "its rows"
+            )
 
 
 def _recheck_unresolved(tx: Tx, state: _State) -> None:

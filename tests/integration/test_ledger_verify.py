@@ -105,6 +105,7 @@ def test_a_shop_with_every_kind_of_entry_verifies(shop):
         "DELETE FROM packs",
         "UPDATE daily SET charged = charged - 1",
         "DELETE FROM daily",
+        "INSERT INTO daily_models (day, model, requests) VALUES (1, 'm', 1)",
         "INSERT INTO daily (day, model, account_id, key_id, requests) VALUES (1, 'm', 1, 1, 1)",
     ],
 )  # fmt: skip

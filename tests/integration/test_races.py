@@ -82,7 +82,7 @@ async def test_parallel_requests_and_processes_never_spend_more_than_there_is(tm
         assert deducted > 0
         assert left + charges + deducted * 1_000_000 == 400_000_000
         assert front.shop.account(front.account)["owed"] == 0
-        assert left < 1_000_000  # they went on until nothing was left
+        assert left < 100_000_000  # they went on until all else was held or spent
         assert verify(front.shop.database).difference is None
 
 
