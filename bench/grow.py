@@ -26,7 +26,7 @@ from sellapi.domain.credits import MICRO
 from sellapi.domain.pricing import Prices, charge
 from sellapi.domain.usage import Usage
 from sellapi.storage.database import Tx
-from sellapi.storage.reports import sum_up
+from sellapi.storage.reports import SETTLES_S, sum_up
 
 __all__ = ["GrowthPlan", "grow", "is_rich", "read_plan", "secret_of"]
 
@@ -364,7 +364,7 @@ def _day(connection: sqlite3.Connection, plan: GrowthPlan, shop: _Shop, day: int
     connection.executemany(_DAILY, ((day, *group, *row) for group, row in sums.items()))
     if not sums:  # the day is marked as done by its sums; a scale too small for one request a day
         connection.execute(_DAILY, (day, "none", plan.first_account, plan.first_key, *[0] * 6))
-    sum_up(Tx(connection), plan.last_day)
+    sum_up(Tx(connection), plan.last_day * 86_400 + SETTLES_S)
     connection.execute("COMMIT")
 
 

@@ -209,7 +209,7 @@ def _queries(admin: Admin, heavy: str) -> dict[str, Callable[[], object]]:
         "usage --by day --since 30d": lambda: admin.usage.report(since="30d", by="day"),
         "usage --by day --since 365d": lambda: admin.usage.report(since="365d", by="day"),
         "usage --by model": lambda: admin.usage.report(by="model"),
-        "usage --by user": lambda: admin.usage.report(by="user"),
+        "usage --by user": lambda: admin.usage.report(by="user", limit=100),
         "overview: today": admin.stats.today,
         "overview: minutes": admin.stats.minutes,
         "overview: top users": lambda: admin.stats.top("user"),

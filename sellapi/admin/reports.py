@@ -38,6 +38,7 @@ STATES = ("held", "settled", "voided", "swept")
 ENTRY_KINDS = (
     "signup", "sale", "sale_refund", "grant", "deduct", "charge", "charge_refund", "owed_payment",
 )  # fmt: skip
+GIVEN, PAID = ("signup", "grant", "charge_refund"), ("sale", "sale_refund")
 CHUNK = 500
 """Rows looked up at once."""
 Progress = Callable[[int, int], None]
@@ -60,18 +61,23 @@ def _usage_row(row: dict[str, Any]) -> UsageRow:
 
 
 class UsageReports(Noun):
-    def report(self, *, since: str = "24h", by: str = "model") -> UsageReport:
+    def report(
+        self, *, since: str = "24h", by: str = "model", limit: int | None = None
+    ) -> UsageReport:
         """Charges, cost, loss and margin by model, user, key or day.
 
         Whole UTC days: the day ``since`` lies in counts from its start (sums are kept by day).
+        ``limit`` leaves the dearest of users, keys or models; the total is that of all.
         """
         if by not in reports.GROUPS:
             raise UsageError(f"--by is {', '.join(reports.GROUPS)}")
         first_day = parse_since(since, self.desk.now()) // DAY
         with self.read() as tx:
-            rows = reports.daily(tx, first_day, by)
-            total = reports.daily_total(tx, first_day)
-            acts = reports.acts_since(tx, first_day * DAY * 1000)
+            limit = None if by == "day" else limit
+            rows = reports.daily(tx, first_day, by, limit=limit)
+            some = limit is not None and len(rows) == limit
+            total = reports.daily_total(tx, first_day) if some else reports.total_of(rows)
+            acts = reports.acts_since(tx, first_day * DAY * 1000, GIVEN + PAID)
             standing = reports.standing(tx)
         granted = sum(acts.get(kind, (0, 0))[0] for kind in ("signup", "grant"))
         return UsageReport(
@@ -81,7 +87,7 @@ class UsageReports(Noun):
             total=_usage_row(total),
             refunded=acts.get("charge_refund", (0, 0))[0],
             granted=granted,
-            cash_usd=sum(acts.get(kind, (0, 0))[1] for kind in ("sale", "sale_refund")),
+            cash_usd=sum(acts.get(kind, (0, 0))[1] for kind in PAID),
             liability=standing["balance"],
             owed=standing["owed"],
         )
@@ -384,7 +390,7 @@ class Stats(Noun):
         day = self.desk.now() // DAY
         with self.read() as tx:
             total = reports.daily_total(tx, day)
-            acts = reports.acts_since(tx, day * DAY * 1000)
+            acts = reports.acts_since(tx, day * DAY * 1000, PAID)
             standing = reports.standing(tx)
         return Today(
             requests=total["requests"],
@@ -394,7 +400,7 @@ class Stats(Noun):
             cost=total["cost"],
             loss=total["loss"],
             margin=total["charged"] - total["cost"] - total["loss"],
-            cash_usd=sum(acts.get(kind, (0, 0))[1] for kind in ("sale", "sale_refund")),
+            cash_usd=sum(acts.get(kind, (0, 0))[1] for kind in PAID),
             liability=standing["balance"],
             held=standing["held"],
             owed=standing["owed"],

@@ -11,6 +11,8 @@ WIDE = ["input_tokens", "output_tokens", "cost", "loss"]
 CSV = ["group", "requests", "voided", "input_tokens", "output_tokens", "images"] + [
     "charged", "cost", "loss", "margin",
 ]  # fmt: skip
+MOST = 100
+"""Lines of the table people see: nobody reads ten thousand."""
 BAR = 20
 """Characters of the longest bar: the dearest group's."""
 
@@ -35,7 +37,8 @@ def usage(out: Out, since: str, by: str, as_csv: bool) -> None:
     """Charges, cost and margin. Whole UTC days: the day --since lies in counts from its start."""
     from sellapi.admin import to_json
 
-    report = out.admin.usage.report(since=since, by=by)
+    whole = as_csv or out.as_json
+    report = out.admin.usage.report(since=since, by=by, limit=None if whole else MOST)
     if as_csv:
         out.csv(report.rows, CSV)
         return
@@ -50,6 +53,8 @@ def usage(out: Out, since: str, by: str, as_csv: bool) -> None:
     total = {**data.pop("total"), "share": ""}
     out.table([*rows, total], [*COLUMNS, *(WIDE if has_room() else ()), "share"])
     out.pairs(data)
+    if by != "day" and len(report.rows) == MOST:
+        out.note(f"The dearest {MOST}; --csv and --json give all.")
 
 
 def _bar(value: int, most: int) -> str:

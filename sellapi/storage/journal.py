@@ -151,7 +151,7 @@ def flush_stats(
             "count = count + excluded.count",
             (minute, kind, count),
         )
-    reports.sum_up(tx, int(time.time()) // 86_400)
+    reports.sum_up(tx, int(time.time()))
 
 
 # -- request history ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@ peewee binds what it compares. So are sums by day, where a word decides which in
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ _REPORTS = {
     "model": f"SELECT model AS name, {_SUMS} FROM ({_BY_MODEL}) GROUP BY model "
     f"{_DEAREST}, name LIMIT ?2",
 }
+SETTLES_S = 3_600
 GROUPS = ("model", "user", "key", "day")
 """What rows are summed by."""
 
@@ -78,18 +80,24 @@ def daily_total(tx: Tx, since_day: int) -> dict[str, Any]:
     return row
 
 
-def sum_up(tx: Tx, today: int) -> bool:
+def total_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The total of all rows of `daily`, without asking for it."""
+    return {"name": "total"} | {name: sum(row[name] for row in rows) for name in FIGURES}
+
+
+def sum_up(tx: Tx, now: int) -> bool:
     """Sum up by model the next day that is over; whether there was one.
 
     Days before ``retention.summed_before_day`` are summed up, and what is still settled in one of
-    them is added by the ledger. Yesterday waits, so that a clock set back changes nothing.
+    them is added by the ledger. A day waits `SETTLES_S` before, for the sake of a clock set back.
     """
+    before = (now - SETTLES_S) // 86_400
     done = int(tx.value("SELECT summed_before_day FROM retention"))
-    if done >= today - 1:
+    if done >= before:
         return False
     day = tx.value("SELECT min(day) FROM daily WHERE day >= ?", (done,))
-    if day is None or day >= today - 1:
-        tx.execute("UPDATE retention SET summed_before_day = ?", (today - 1,))
+    if day is None or day >= before:
+        tx.execute("UPDATE retention SET summed_before_day = ?", (before,))
         return False
     tx.execute(
         f"INSERT INTO daily_models (day, model, {', '.join(FIGURES)}) "
@@ -125,14 +133,15 @@ def last_request_ms(tx: Tx, account_id: int) -> int | None:
     return None if value is None else int(value)
 
 
-def acts_since(tx: Tx, since_ms: int) -> dict[str, tuple[int, int]]:
-    """``{kind: (amount, cash)}`` of entries other than charges, since a time."""
+def acts_since(tx: Tx, since_ms: int, kinds: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """``{kind: (amount, cash)}`` of entries of these kinds, none of them charges, since a time."""
     return {
         row[0]: (row[1], row[2])
         for row in tx.execute(
             "SELECT kind, sum(amount), sum(cash_micro_usd) FROM entries INDEXED BY entries_acts "
-            "WHERE kind <> 'charge' AND created_ms >= ? GROUP BY kind",
-            (since_ms,),
+            "WHERE kind <> 'charge' AND kind IN (SELECT value FROM json_each(?)) "
+            "AND created_ms >= ? GROUP BY kind",
+            (json.dumps(kinds), since_ms),
         )
     }
 

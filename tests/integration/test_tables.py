@@ -115,7 +115,7 @@ def test_the_screens_figures_read_partial_indexes_not_tables(database):
         for look in (
             lambda: reports.undelivered(tx),
             lambda: reports.open_holds(tx),
-            lambda: reports.acts_since(tx, 0),
+            lambda: reports.acts_since(tx, 0, ('sale', 'grant')),
             lambda: reports.requests_page(tx, undelivered=True, limit=5),
             lambda: accounts.sales_standing(tx, 1),
         ):

@@ -153,7 +153,8 @@ CREATE UNIQUE INDEX entries_reference ON entries (reference) WHERE reference IS 
 CREATE UNIQUE INDEX entries_refund_once ON entries (of_entry) WHERE of_entry IS NOT NULL;
 CREATE INDEX entries_sales ON entries (account_id, kind, cash_micro_usd)
     WHERE kind IN ('sale', 'sale_refund');
-CREATE INDEX entries_acts ON entries (created_ms) WHERE kind <> 'charge';
+CREATE INDEX entries_acts ON entries (kind, created_ms, amount, cash_micro_usd)
+    WHERE kind <> 'charge';
 CREATE INDEX entries_kind ON entries (kind) WHERE kind <> 'charge';
 
 CREATE TABLE requests (
