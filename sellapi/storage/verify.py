@@ -10,26 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+import orjson
+
 from sellapi.domain.credits import format_credits
 from sellapi.domain.pricing import Prices, charge
-from sellapi.domain.usage import TOKEN_BUCKETS, Usage
+from sellapi.domain.usage import Usage
 from sellapi.storage.database import Database, Tx
 
 __all__ = ["Found", "head_digest", "usage_of", "verify"]
 
 CHUNK = 1_000
 DAY_MS = 86_400_000
-_DIGESTED = (
-    "id", "account_id", "kind", "amount", "owed_change", "balance_after", "owed_after", "key_id",
-    "request_id", "pack_id", "of_entry", "cash_micro_usd", "reference", "reason", "actor",
-    "created_ms",
-)  # fmt: skip
 _DAILY = (
     "requests",
     "voided",
@@ -83,11 +82,15 @@ class _State:
     prices: dict[int, Prices] = field(default_factory=dict)
 
 
+_USAGE = msgspec.json.Decoder(Usage)
+
+
 def usage_of(text: str | None) -> Usage:
-    """A stored usage (buckets as JSON); unknown keys are ignored."""
-    data = json.loads(text) if text else {}
-    known = (*TOKEN_BUCKETS, "images")
-    return Usage(**{name: data[name] for name in known if name in data})
+    """A stored usage (buckets as JSON); unknown keys are ignored. Raises `ValueError`."""
+    try:
+        return _USAGE.decode(text) if text else Usage()
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from None
 
 
 @contextmanager
@@ -128,44 +131,54 @@ def head_digest(database: Database) -> str:
     """The digest over all entries there are now, without checking them."""
     state = _State()
     with database.read() as tx:
-        while rows := _entry_rows(tx, state.last_entry):
+        while rows := tx.execute(
+            f"SELECT {_DIGESTED} FROM entries e WHERE id > ? ORDER BY id LIMIT ?",
+            (state.last_entry, CHUNK),
+        ).fetchall():
             for row in rows:
                 state.digest = _chain(state.digest, row)
-            state.last_entry = rows[-1]["id"]
+            state.last_entry = rows[-1][0]
     return state.digest.hex()
 
 
 # -- entries -----------------------------------------------------------------------------------
 
-_ENTRIES = """
-SELECT e.*, r.id AS row_id, r.state, r.charge, r.account_id AS request_account,
-    r.key_id AS request_key, o.kind AS of_kind, o.account_id AS of_account, o.amount AS of_amount,
-    o.owed_change AS of_owed, o.request_id AS of_request, o.pack_id AS of_pack,
-    o.cash_micro_usd AS of_cash, p.credits AS pack_credits
+# Rows are tuples, taken apart by position: with ten million of them a dict each would be most of
+# the time. The loops over entries and requests are the only places where that counts.
+_DIGESTED = (
+    "e.id, e.account_id, e.kind, e.amount, e.owed_change, e.balance_after, e.owed_after, e.key_id, "
+    "e.request_id, e.pack_id, e.of_entry, e.cash_micro_usd, e.reference, e.reason, e.actor, "
+    "e.created_ms"
+)
+_DIGESTED_COLUMNS = 16
+_ENTRIES = f"""
+SELECT {_DIGESTED}, r.id, r.state, r.charge, r.account_id, r.key_id
 FROM entries e LEFT JOIN requests r ON r.request_id = e.request_id
-LEFT JOIN entries o ON o.id = e.of_entry LEFT JOIN packs p ON p.id = e.pack_id
 WHERE e.id > ? ORDER BY e.id LIMIT ?
 """
+_SHOWN_AS_IS = re.compile(rb"[ -~]*").fullmatch
 
 
-def _entry_rows(tx: Tx, after: int) -> list[dict[str, Any]]:
-    return tx.rows(_ENTRIES, (after, CHUNK))
-
-
-def _chain(digest: bytes, row: dict[str, Any]) -> bytes:
-    text = json.dumps([row[name] for name in _DIGESTED], ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(digest + text.encode("ascii")).digest()
+def _chain(digest: bytes, row: tuple[Any, ...]) -> bytes:
+    """The next digest: SHA-256 of the last one and of the row as a JSON array in ASCII."""
+    text = orjson.dumps(row)
+    if not _SHOWN_AS_IS(text):  # orjson does not escape what is beyond ASCII
+        text = json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    return hashlib.sha256(digest + text).digest()
 
 
 def _read_entries(database: Database, state: _State, snapshot: Tx | None = None) -> int:
     """The next chunk of entries; returns how many there were."""
     with nullcontext(snapshot) if snapshot else database.read() as tx:
-        rows, horizon = _entry_rows(tx, state.last_entry), _horizon(tx)
-    for row in rows:
-        _check_entry(state, row, horizon)
-        state.digest = _chain(state.digest, row)
-        state.last_entry = row["id"]
-        state.entries += 1
+        rows = tx.execute(_ENTRIES, (state.last_entry, CHUNK)).fetchall()
+        horizon = _horizon(tx)
+        for row in rows:
+            _check_entry(state, row, horizon)
+            if row[2] not in ("charge", "signup", "grant"):
+                _check_link(tx, row[0])
+            state.digest = _chain(state.digest, row[:_DIGESTED_COLUMNS])
+            state.last_entry = row[0]
+    state.entries += len(rows)
     return len(rows)
 
 
@@ -174,52 +187,66 @@ def _horizon(tx: Tx) -> int:
     return int(tx.value("SELECT pruned_before_ms FROM retention") or 0)
 
 
-def _check_entry(state: _State, e: dict[str, Any], horizon: int) -> None:
-    name = f"entry {e['id']} ({e['kind']} of account {e['account_id']})"
-    sign = _SIGNS.get(e["kind"])
-    if sign is None or e["amount"] * sign < 0:
-        raise _Difference(f"{name}: amount {format_credits(e['amount'])} has the wrong sign")
-    balance, owed = state.accounts.get(e["account_id"], (0, 0))
-    balance, owed = balance + e["amount"], owed + e["owed_change"]
-    if (balance, owed) != (e["balance_after"], e["owed_after"]):
+def _check_entry(state: _State, row: tuple[Any, ...], horizon: int) -> None:
+    _, account, kind, amount, owed_change, balance_after, owed_after, key, request_id = row[:9]
+    sign = _SIGNS.get(kind)
+    if sign is None or amount * sign < 0:
+        raise _Difference(f"{_named(row)}: amount {format_credits(amount)} has the wrong sign")
+    balance, owed = state.accounts.get(account, (0, 0))
+    balance += amount
+    owed += owed_change
+    if balance != balance_after or owed != owed_after:
         raise _Difference(
-            f"{name}: says balance {format_credits(e['balance_after'])} and owed "
-            f"{format_credits(e['owed_after'])}; the entries so far give {format_credits(balance)} "
+            f"{_named(row)}: says balance {format_credits(balance_after)} and owed "
+            f"{format_credits(owed_after)}; the entries so far give {format_credits(balance)} "
             f"and {format_credits(owed)}"
         )
-    state.accounts[e["account_id"]] = (balance, owed)
-    if e["kind"] == "charge":
-        _check_charge_link(e, name, horizon)
-        state.spent[e["key_id"]] += e["owed_change"] - e["amount"]
-        if state.owners.setdefault(e["key_id"], e["account_id"]) != e["account_id"]:
-            raise _Difference(f"{name}: key {e['key_id']} has charges in another account too")
-    elif e["kind"] == "sale" and e["pack_credits"] != e["amount"]:
+    state.accounts[account] = (balance, owed)
+    if kind == "charge":
+        charged = owed_change - amount
+        request, request_state, charge, request_account, request_key = row[_DIGESTED_COLUMNS:]
+        if request_id is None:
+            raise _Difference(f"{_named(row)}: names no request")
+        if request is None:
+            if row[_DIGESTED_COLUMNS - 1] >= horizon:
+                raise _Difference(f"{_named(row)}: its request {request_id} does not exist")
+        elif request_state != "settled" or charge != charged:
+            raise _Difference(
+                f"{_named(row)}: took {format_credits(charged)}, but request {request_id} is "
+                f"{request_state} with a charge of {format_credits(charge)}"
+            )
+        elif request_account != account or request_key != key:
+            raise _Difference(f"{_named(row)}: request {request_id} is another account's or key's")
+        state.spent[key] += charged
+        if state.owners.setdefault(key, account) != account:
+            raise _Difference(f"{_named(row)}: key {key} has charges in another account too")
+
+
+def _named(row: tuple[Any, ...]) -> str:
+    return f"entry {row[0]} ({row[2]} of account {row[1]})"
+
+
+_LINKED = """
+SELECT e.id, e.account_id, e.kind, e.amount, e.owed_change, e.pack_id, e.of_entry, e.cash_micro_usd,
+    o.kind AS of_kind, o.account_id AS of_account, o.amount AS of_amount, o.owed_change AS of_owed,
+    o.pack_id AS of_pack, o.cash_micro_usd AS of_cash, p.credits AS pack_credits
+FROM entries e LEFT JOIN entries o ON o.id = e.of_entry LEFT JOIN packs p ON p.id = e.pack_id
+WHERE e.id = ?
+"""
+
+
+def _check_link(tx: Tx, entry_id: int) -> None:
+    """That a sale is of its pack, and a refund of the entry it names."""
+    e = tx.one(_LINKED, (entry_id,))
+    assert e is not None
+    name = f"entry {e['id']} ({e['kind']} of account {e['account_id']})"
+    if e["kind"] == "sale" and e["pack_credits"] != e["amount"]:
         raise _Difference(
             f"{name}: is not what pack {e['pack_id']} holds (packs never change once added)"
         )
-    elif e["kind"] in ("sale_refund", "charge_refund"):
-        _check_refund_link(e, name)
-
-
-def _check_charge_link(e: dict[str, Any], name: str, horizon: int) -> None:
-    charged = e["owed_change"] - e["amount"]
-    if e["request_id"] is None:
-        raise _Difference(f"{name}: names no request")
-    if e["row_id"] is None:
-        if e["created_ms"] >= horizon:
-            raise _Difference(f"{name}: its request {e['request_id']} does not exist")
+    of_kind = {"sale_refund": "sale", "charge_refund": "charge"}.get(e["kind"])
+    if of_kind is None:
         return
-    if e["state"] != "settled" or e["charge"] != charged:
-        raise _Difference(
-            f"{name}: took {format_credits(charged)}, but request {e['request_id']} is "
-            f"{e['state']} with a charge of {format_credits(e['charge'])}"
-        )
-    if (e["request_account"], e["request_key"]) != (e["account_id"], e["key_id"]):
-        raise _Difference(f"{name}: request {e['request_id']} is another account's or key's")
-
-
-def _check_refund_link(e: dict[str, Any], name: str) -> None:
-    of_kind = {"sale_refund": "sale", "charge_refund": "charge"}[e["kind"]]
     moved = abs(e["amount"]) + e["owed_change"]
     undone = abs(e["of_amount"] or 0) + (e["of_owed"] or 0)
     if (e["of_kind"], e["of_account"], undone) != (of_kind, e["account_id"], moved):
@@ -231,29 +258,33 @@ def _check_refund_link(e: dict[str, Any], name: str) -> None:
 # -- requests ----------------------------------------------------------------------------------
 
 _REQUESTS = """
-SELECT r.*, e.id AS entry_id, e.amount AS entry_amount, e.owed_change AS entry_owed
+SELECT r.id, r.request_id, r.state, r.charge, r.delivery, r.created_ms, r.price_id, r.usage,
+    r.image_size, r.image_quality, r.input_tokens, r.output_tokens, r.images, r.cost, r.loss,
+    e.id, e.owed_change - e.amount
 FROM requests r LEFT JOIN entries e ON e.request_id = r.request_id AND e.kind = 'charge'
 """
+_PRICE = 6
+"""Where the price version stands in a row."""
 
 
 def _read_requests(database: Database, state: _State, snapshot: Tx | None = None) -> int:
     """The next chunk of requests; returns how many there were."""
     with nullcontext(snapshot) if snapshot else database.read() as tx:
-        rows = tx.rows(
+        rows = tx.execute(
             f"{_REQUESTS} WHERE r.id > ? ORDER BY r.id LIMIT ?", (state.last_request, CHUNK)
-        )
+        ).fetchall()
         _load_prices(tx, state, rows)
     for row in rows:
-        state.last_request = row["id"]
-        state.requests += 1
-        if row["state"] in ("held", "swept"):
-            state.unresolved.add(row["id"])
+        state.last_request = row[0]
+        if row[2] in ("held", "swept"):
+            state.unresolved.add(row[0])
         _check_request(state, row)
+    state.requests += len(rows)
     return len(rows)
 
 
-def _load_prices(tx: Tx, state: _State, rows: list[dict[str, Any]]) -> None:
-    for price_id in {row["price_id"] for row in rows} - state.prices.keys():
+def _load_prices(tx: Tx, state: _State, rows: list[tuple[Any, ...]]) -> None:
+    for price_id in {row[_PRICE] for row in rows} - state.prices.keys():
         text = tx.value("SELECT prices FROM prices WHERE id = ?", (price_id,))
         if text is None:
             continue
@@ -263,46 +294,48 @@ def _load_prices(tx: Tx, state: _State, rows: list[dict[str, Any]]) -> None:
             raise _Difference(f"price version {price_id} cannot be read ({error})") from None
 
 
-def _check_request(state: _State, r: dict[str, Any]) -> None:
-    name = f"request {r['request_id']}"
-    if r["state"] != "settled":
-        if r["charge"] or r["entry_id"] is not None:
-            raise _Difference(f"{name}: is {r['state']} and yet was charged")
-        if r["state"] == "held" and r["delivery"] != 0:
+def _check_request(state: _State, row: tuple[Any, ...]) -> None:
+    _, request_id, is_, charged, delivery, created_ms, price_id, usage_text, size, quality = row[
+        :10
+    ]
+    inputs, outputs, images, cost, loss, entry, entered = row[10:]
+    name = f"request {request_id}"
+    if is_ != "settled":
+        if charged or entry is not None:
+            raise _Difference(f"{name}: is {is_} and yet was charged")
+        if is_ == "held" and delivery != 0:
             raise _Difference(f"{name}: is held and yet marked as delivered")
-        if r["state"] == "voided":
-            day = state.days[r["created_ms"] // DAY_MS]
+        if is_ == "voided":
+            day = state.days[created_ms // DAY_MS]
             day[1] += 1
-            day[7] += r["loss"]
+            day[7] += loss
         return
-    entered = 0 if r["entry_id"] is None else r["entry_owed"] - r["entry_amount"]
-    if entered != r["charge"]:
+    if (entered or 0) != charged:
         raise _Difference(
-            f"{name}: was charged {format_credits(r['charge'])}, its ledger entry says "
-            f"{format_credits(entered)}"
+            f"{name}: was charged {format_credits(charged)}, its ledger entry says "
+            f"{format_credits(entered or 0)}"
         )
-    prices = state.prices.get(r["price_id"])
+    prices = state.prices.get(price_id)
     if prices is None:
-        raise _Difference(f"{name}: its price version {r['price_id']} does not exist")
+        raise _Difference(f"{name}: its price version {price_id} does not exist")
     try:
-        usage = usage_of(r["usage"])
+        usage = usage_of(usage_text)
     except (ValueError, TypeError) as error:
         raise _Difference(f"{name}: its usage cannot be read ({error})") from None
-    right = charge(
-        prices,
-        usage,
-        size=r["image_size"] or "auto",
-        quality=r["image_quality"] or "auto",
-    )
-    if right != r["charge"]:
+    right = charge(prices, usage, size=size or "auto", quality=quality or "auto")
+    if right != charged:
         raise _Difference(
-            f"{name}: was charged {format_credits(r['charge'])}, its usage at price version "
-            f"{r['price_id']} comes to {format_credits(right)}"
+            f"{name}: was charged {format_credits(charged)}, its usage at price version "
+            f"{price_id} comes to {format_credits(right)}"
         )
-    day = state.days[r["created_ms"] // DAY_MS]
-    figures = (1, 0, r["input_tokens"], r["output_tokens"], r["images"], r["charge"], r["cost"])
-    for index, value in enumerate((*figures, r["loss"])):
-        day[index] += value
+    day = state.days[created_ms // DAY_MS]
+    day[0] += 1
+    day[2] += inputs
+    day[3] += outputs
+    day[4] += images
+    day[5] += charged
+    day[6] += cost
+    day[7] += loss
 
 
 # -- figures that change -----------------------------------------------------------------------
@@ -369,8 +402,8 @@ def _open_holds(tx: Tx, column: str, after: int, to: int) -> tuple[dict[int, int
     sums: dict[int, int] = defaultdict(int)
     count = 0
     for owner, amount in tx.execute(
-        f"SELECT {column}, hold FROM requests WHERE delivery = 0 AND state = 'held' "
-        f"AND {column} > ? AND {column} <= ?",
+        f"SELECT {column}, hold FROM requests INDEXED BY requests_open "
+        f"WHERE delivery = 0 AND state = 'held' AND {column} > ? AND {column} <= ?",
         (after, to),
     ):
         sums[owner] += amount
@@ -422,13 +455,7 @@ def _check_days(database: Database, state: _State) -> None:
             pass
         _recheck_unresolved(tx, state)
         horizon = _horizon(tx)
-        _check_summaries(tx)
-        sums = {
-            row[0]: list(row[1:])
-            for row in tx.execute(
-                f"SELECT day, {', '.join(f'sum({c})' for c in _DAILY)} FROM daily GROUP BY day"
-            )
-        }
+        sums = _days_kept(tx)
     for day in sorted(state.days.keys() | sums.keys()):
         kept, counted = sums.get(day, [0] * 8), state.days.get(day, [0] * 8)
         pruned = day * DAY_MS < horizon
@@ -440,21 +467,26 @@ def _check_days(database: Database, state: _State) -> None:
                 )
 
 
-def _check_summaries(tx: Tx) -> None:
-    """The summaries of days that are over are the sums of their daily rows."""
-    names = ", ".join(_DAILY)
-    daily = (
-        f"SELECT day, model, {', '.join(f'sum({c})' for c in _DAILY)} FROM daily "
-        "WHERE day < (SELECT summed_before_day FROM retention) GROUP BY day, model"
-    )
-    kept = f"SELECT day, model, {names} FROM daily_models"
-    for first, second in ((daily, kept), (kept, daily)):
-        row = tx.execute(f"SELECT day, model FROM ({first} EXCEPT {second}) LIMIT 1").fetchone()
-        if row is not None:
-            raise _Difference(
-                f"day {row[0]} (days since 1970): the summary of model {row[1]} is not the sum of "
-                "its rows"
-            )
+def _days_kept(tx: Tx) -> dict[int, list[int]]:
+    """The daily sums by day; the summaries of days that are over are the sums of their rows."""
+    columns, adding = ", ".join(_DAILY), ", ".join(f"sum({name})" for name in _DAILY)
+    summaries = {
+        row[:2]: row[2:] for row in tx.execute(f"SELECT day, model, {columns} FROM daily_models")
+    }
+    before = int(tx.value("SELECT summed_before_day FROM retention") or 0)
+    kept: dict[int, list[int]] = {}
+    wrong: list[tuple[int, str]] = []
+    for day, model, *figures in tx.execute(
+        f"SELECT day, model, {adding} FROM daily GROUP BY day, model"
+    ):
+        kept[day] = [a + b for a, b in zip(kept.get(day, [0] * 8), figures, strict=True)]
+        if day < before and summaries.pop((day, model), None) != tuple(figures):
+            wrong.append((day, model))
+    for day, model in (*wrong, *summaries):
+        raise _Difference(
+            f"day {day} (days since 1970): the summary of model {model} is not the sum of its rows"
+        )
+    return kept
 
 
 def _recheck_unresolved(tx: Tx, state: _State) -> None:
@@ -462,11 +494,11 @@ def _recheck_unresolved(tx: Tx, state: _State) -> None:
     open_ids = sorted(state.unresolved)
     for start in range(0, len(open_ids), 500):
         ids = open_ids[start : start + 500]
-        rows = tx.rows(
+        rows = tx.execute(
             f"{_REQUESTS} WHERE r.id IN (SELECT value FROM json_each(?)) "
             "AND r.state NOT IN ('held', 'swept')",
             (json.dumps(ids),),
-        )
+        ).fetchall()
         _load_prices(tx, state, rows)
         for row in rows:
             _check_request(state, row)

@@ -1,5 +1,7 @@
 """`ledger verify` finds every edit by hand, and raises no alarm beside a working server."""
 
+import hashlib
+import json
 import sqlite3
 import threading
 
@@ -114,7 +116,9 @@ def test_a_row_edited_by_hand_is_found_and_named(shop, sql):
     found = shop.ledger.verify()
     assert not found.ok
     assert found.difference
-    assert any(w in found.difference for w in ("account", "key", "entry", "request", "day", "price"))
+    assert any(
+        w in found.difference for w in ("account", "key", "entry", "request", "day", "price")
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,6 +136,16 @@ def test_an_edit_that_breaks_no_sum_changes_the_head_digest(shop, sql):
     assert shop.ledger.verify().head == before == verify.head_digest(shop.desk.database)
     _tamper(shop, sql)
     assert shop.ledger.verify().head != before
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["plain", "Zoë's 50 €", 'a "quoted\\" word', "tab\tbell\x07 del\x7f", "\U0001f600", None],
+)
+def test_a_row_is_digested_as_json_in_ascii_whatever_its_texts_hold(text):
+    row = (1, 2**63 - 1, "grant", -5, text)
+    right = json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode()
+    assert verify._chain(b"before", row) == hashlib.sha256(b"before" + right).digest()
 
 
 def test_entries_and_audit_refuse_update_and_delete(shop):
