@@ -105,7 +105,9 @@ class Forwarder:
         except UpstreamFailure as failure:
             if not sink.started:
                 raise
-            hold.end(failure)
+            partial = hold.end(failure)
+            if partial is not None:
+                await partial.committed()
             await sink.finish(sse.error(failure.error.body()), close=True)
             hold.delivered()
             return

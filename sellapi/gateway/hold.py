@@ -302,18 +302,21 @@ class Hold:
             return self._unpaid
         return self._resolved and any(a.billable for a in self.attempts)
 
-    def end(self, error: BaseException | None) -> None:
-        """Every way out that was not decided before: an error answered, or a client that left."""
+    def end(self, error: BaseException | None) -> Receipt | None:
+        """Every way out that was not decided before: an error answered, or a client that left.
+
+        Gives the receipt of what was delivered before, None when nothing is charged.
+        """
         left = not isinstance(error, Exception)  # CancelledError, GeneratorExit, shutdown
         if self.forwarded or (left and self.sent):
             usage = self._partial_usage(hidden=left)
-            self.settle(usage, finish=None, error="the client left" if left else _why(error))
-            return
+            return self.settle(usage, finish=None, error="the client left" if left else _why(error))
         if left:
             self.void(499, "the client left before the request was sent")
         else:
             told = error.error if isinstance(error, UpstreamFailure) else error
             self.void(told.status if isinstance(told, ApiError) else 500, _why(error))
+        return None
 
     # -- estimates ---------------------------------------------------------------------------------
 
