@@ -218,16 +218,14 @@ class Gateway:
         ]
         left = needed if short.key_left is None else short.key_left + short.key_held
         waiting = short.held > 0 and not short.owed and needed <= min(short.balance, left)
-        if short.owed:
-            say.append("Nothing more is served until what is owed is paid: top up.")
-        elif model.mode == "chat":
+        if model.mode == "chat" and not short.owed:
             fits = bound_output(model, asked.demand, available, model.output_limit)
             say.append(
                 f"The largest max_tokens that would fit is {fits}."
                 if fits
                 else "Not even the prompt is affordable."
             )
-        say.append("Wait for running requests to end, or top up." if waiting else "Top up.")
+        say.append(_what_to_do(owes=short.owed > 0, waiting=waiting, by_key=by_key))
         return InsufficientCredits(
             " ".join(say) + self._help,
             retry_after=2 if waiting else None,
@@ -240,6 +238,14 @@ class Gateway:
         if hold.priced.bounded:
             headers["x-sellapi-max-tokens"] = str(hold.priced.output_limit)
         return headers
+
+
+def _what_to_do(*, owes: bool, waiting: bool, by_key: bool) -> str:
+    """The last sentence of a 402; credits of the account do not help against a key's own limit."""
+    if owes:
+        return "Nothing more is served until what is owed is paid: top up."
+    mend = "use another key, or have the limit of this one raised." if by_key else "top up."
+    return f"Wait for running requests to end, or {mend}" if waiting else mend.capitalize()
 
 
 def _stating(demand: Demand, limit: int) -> Demand:

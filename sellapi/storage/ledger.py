@@ -180,12 +180,10 @@ def hold(tx: Tx, h: HoldRequest) -> Held | Stale | Short:
     """Hold ``h.amount``: all or nothing.
 
     Checks key and account by the versions they were read at (a change of status, expiry, allowlist,
-    limit or tier raises the version), the times that end by themselves, the catalog's version, what the account owes and has, and the
-    key's own limit (spent + held).
+    limit or tier raises the version), the times that end by themselves, the catalog's version, what
+    the account owes and has, and the key's own limit (spent + held).
     """
-    if tx.catalog_version != h.catalog_version:
-        return Stale()
-    if h.valid_until is not None and time.time() >= h.valid_until:
+    if _outdated(tx, h):
         return Stale()
     needed = h.amount + h.reserve
     done = tx.execute(
@@ -219,8 +217,17 @@ def hold(tx: Tx, h: HoldRequest) -> Held | Stale | Short:
     return Held(*row[0])
 
 
+def _outdated(tx: Tx, h: HoldRequest) -> bool:
+    """Whether prices may have changed since they were read, or the decision ended by itself."""
+    return tx.catalog_version != h.catalog_version or (
+        h.valid_until is not None and time.time() >= h.valid_until
+    )
+
+
 def standing(tx: Tx, h: HoldRequest) -> Stale | Short:
     """The figures a hold is decided by, as they are now; `Stale` when versions moved."""
+    if _outdated(tx, h):
+        return Stale()
     row = tx.execute(_WHY, (h.account_id, h.key_id)).fetchone()
     if row is None:
         return Stale()

@@ -206,3 +206,11 @@ async def test_a_pack_bought_while_rate_limited(front: Front) -> None:
     assert (await front.chat(max_tokens=5)).status_code in (200, 429)  # asked once a second at most
     time.sleep(1.05)
     assert (await front.chat(max_tokens=5)).status_code == 200
+
+
+async def test_a_lower_price_of_a_model_that_was_too_dear(front: Front) -> None:
+    front.shop.price(1, {"input": 1, "output": 10**12}, at=int(time.time()) - 2)
+    answer = await front.chat()
+    assert answer.status_code == 402, answer.text
+    front.shop.price(1, {"input": 1_000_000, "output": 2_000_000}, at=int(time.time()) - 1)
+    assert (await front.chat()).status_code == 200

@@ -180,6 +180,7 @@ async def test_an_answer_that_cost_more_than_held_is_taken_from_what_is_there_th
     answer = await front.chat(key=key, max_tokens=5)
     assert answer.status_code == 402
     assert "2001 owed" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["message"].lower().count("top up") == 1
     assert "retry-after" not in answer.headers
     from sellapi.storage import ledger
 
@@ -259,6 +260,20 @@ async def test_a_stream_that_breaks_off_charges_what_came_and_says_so(
     assert (row["state"], row["estimated"]) == ("settled", 1)
     assert row["charge"] == PROMPT + 2 * 200_000
     assert row["output_tokens"] == 2
+
+
+async def test_the_end_of_a_broken_stream_is_told_when_its_charge_is_written(front: Front) -> None:
+    front.fake.script("/chat/completions", raw_reply(data(chunk("abcdefgh")), 0.2, CUT))
+    caller = await Caller.post(front, stream=True)
+    caller.seen += await caller.reader.readuntil(b"abcdefgh")
+    with front.shop.database.transaction():  # nobody else can write meanwhile
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await caller.reader.readuntil(b'"error"')
+    async with asyncio.timeout(5):
+        await caller.reader.readuntil(b'"error"')
+    assert front.balance() == WHOLE - PROMPT - 2 * 200_000
+    caller.leave()
 
 
 async def test_after_an_error_in_a_stream_the_connection_closes(front: Front) -> None:

@@ -302,6 +302,8 @@ async def test_a_keys_own_limit_counts_what_it_spent_and_holds(front: Front) -> 
     answer = await front.chat(key=key, max_tokens=3_000)
     assert answer.status_code == 402
     assert "key's own limit" in answer.json()["error"]["message"]
+    assert "Use another key" in answer.json()["error"]["message"]
+    assert "op up" not in answer.json()["error"]["message"]  # it would not help
     assert "retry-after" not in answer.headers
     assert (await front.chat(key=key, max_tokens=2_000)).status_code == 200
     assert front.shop.value("SELECT spent FROM keys ORDER BY id DESC LIMIT 1") == 2 * CREDIT
