@@ -95,7 +95,10 @@ class Services:
         swept = sweep_dead(self.database)
         self.instance.register()
         with self.database.read() as tx:
-            longest = tx.value("SELECT max(timeout_ms) FROM providers")
+            longest = tx.value(
+                "SELECT max(timeout_ms) FROM "
+                "(SELECT timeout_ms FROM providers UNION ALL SELECT timeout_ms FROM routes)"
+            )
         self.longest_wait_s = max(600.0, (longest or 0) / 1000)
         return swept
 
@@ -221,7 +224,7 @@ class Services:
         }
 
     def readiness(self) -> dict[str, dict[str, Any]]:
-        """The checks of GET /ready: each ``{ok, detail}``. Blocking."""
+        """The checks of GET /ready: each ``{ok, detail}``, and the routes in figures. Blocking."""
         checks: dict[str, dict[str, Any]] = {}
         try:
             with self.database.read() as tx:
@@ -239,6 +242,7 @@ class Services:
         checks["providers"] = {
             "ok": bool(usable),
             "detail": f"{len(usable)} usable" if usable else "none has a key: see `sellapi doctor`",
+            **self.router.summary(),
         }
         return checks
 

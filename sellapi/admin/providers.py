@@ -195,6 +195,7 @@ def provider_view(
         in_flight=sum(int(r.get("in_flight") or 0) for r in routes),
         cooling_s=max((int(r.get("cooling_s") or 0) for r in routes), default=0),
         latency_ms=max(latencies, default=None),
+        key_refused=any(r.get("key_refused") for r in routes),
         hints=hints,
         created_at=row["created_at"],
     )

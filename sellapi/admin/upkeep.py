@@ -173,6 +173,12 @@ def _provider_check(provider: Provider) -> Check:
     where = provider.api_key_env or provider.api_key_file
     if provider.available and provider.state == "ready":
         return Check(f"provider {provider.name}", True, provider.state, "")
+    if provider.key_refused:
+        mend = (
+            f"put a key that it takes into {where} (a file is read again by itself, for a variable "
+            f"start `sellapi serve` anew), then `sellapi providers test {provider.name}`"
+        )
+        return Check(f"provider {provider.name}", False, provider.state, mend)
     if provider.available:
         mend = f"ask it: `sellapi providers test {provider.name}`; its status page tells of outages"
         return Check(f"provider {provider.name}", False, provider.state, mend)

@@ -269,6 +269,8 @@ class Provider:
     """How long the server rests the route that failed last; 0 when none rests."""
     latency_ms: float | None = None
     """To the first byte, of the slowest route, as the server last wrote it."""
+    key_refused: bool = False
+    """Whether the provider answers the server that our key is no good."""
     hints: tuple[str, ...] = ()
     """Things that look odd but were accepted."""
     created_at: TimeS = 0

@@ -37,7 +37,10 @@ def status(out: Out) -> None:
     if alive:
         out.table(alive, ["id", "pid", "host", "started_at", "status_at"])
     if providers:
-        out.table(providers, ["name", "kind", "available", "state", "models"])
+        out.table(
+            providers,
+            ["name", "kind", "available", "state", "latency_ms", "cooling_s", "models"],
+        )
 
 
 @command(None, "doctor", example="sellapi doctor\nsellapi doctor --strict --json")

@@ -51,6 +51,8 @@ class Router:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._health: dict[int, Health] = {}
+        self._refused: dict[int, set[int]] = {}
+        """By provider, its routes on which our key was called wrong: news of one is news of all."""
 
     def health(self, route: Route) -> Health:
         health = self._health.get(route.id)
@@ -136,6 +138,8 @@ class Router:
             health.failures = 0
             health.cool_until = 0.0
             health.key_refused = False
+        if route.provider.id in self._refused:
+            self._key_works(route.provider.id, started)
         old = health.latency_ms
         health.latency_ms = (
             first_byte_ms if old is None else old + _LATENCY_WEIGHT * (first_byte_ms - old)
@@ -163,6 +167,29 @@ class Router:
         health.last_failure = failure.reason
         health.last_failure_at = time.time()
         health.key_refused = failure.key_refused
+        if failure.key_refused and failure.status != 403:  # 403: it may not use this model
+            self._refused.setdefault(route.provider.id, set()).add(route.id)
+
+    def _key_works(self, provider_id: int, since: float) -> None:
+        """A call begun at ``since`` was let in: no route of the provider is refused any more."""
+        for route_id in list(self._refused[provider_id]):
+            if since >= self._health[route_id].failed_at:
+                self._health[route_id].key_refused = False
+                self._refused[provider_id].discard(route_id)
+        if not self._refused[provider_id]:
+            del self._refused[provider_id]
+
+    def summary(self) -> dict[str, Any]:
+        """How the routes that were used stand, without their names (anybody may read /ready)."""
+        now = time.monotonic()
+        cooling = [h.cool_until - now for h in self._health.values() if h.cool_until > now]
+        latencies = [h.latency_ms for h in self._health.values() if h.latency_ms is not None]
+        return {
+            "routes": len(self._health),
+            "cooling": len(cooling),
+            "cooling_s": round(max(cooling, default=0)),
+            "latency_ms": round(max(latencies), 1) if latencies else None,
+        }
 
     def report(self, model_routes: dict[int, str]) -> list[dict[str, Any]]:
         """Health of the routes that were used, for the status row: ``{route id: label}`` in."""

@@ -280,7 +280,9 @@ def test_what_the_running_server_saw_of_routes_is_told_of_their_provider(admin):
     check = next(c for c in admin.doctor() if c.name == "provider openai")
     assert (check.ok, "providers test openai" in check.mend) == (False, True)
     refused = told({"route": "openai:a", **well, "key_refused": True})
-    assert refused.state == "the provider refuses our key"
+    assert (refused.state, refused.key_refused) == ("the provider refuses our key", True)
+    check = next(c for c in admin.doctor() if c.name == "provider openai")
+    assert (check.ok, "into OPENAI_API_KEY" in check.mend) == (False, True)
     instance.unregister()
 
 

@@ -46,6 +46,11 @@ class Two:
     def attempts(self) -> list[dict[str, Any]]:
         return list(json.loads(self.front.requests()[-1]["attempts"]))
 
+    async def routes(self) -> list[dict[str, Any]]:
+        """What the server's status row says of each."""
+        services = self.front.run.services
+        return list(services.status(await services.shop.catalog())["routes"])
+
     def health(self, number: int) -> router.Health:
         """Of the route that was added first (0) or second (1)."""
         ids = [
@@ -204,6 +209,43 @@ async def test_a_refused_key_is_the_operators_trouble_and_the_model_stays_listed
     assert (await two.front.http.get(two.front.run.origin + "/ready")).status_code == 200
     status = two.front.run.services.status(await two.front.run.services.shop.catalog())
     assert any(r["key_refused"] for r in status["routes"])
+
+
+async def test_one_call_that_is_let_in_ends_the_alert_on_every_route_of_the_provider(
+    two: Two,
+) -> None:
+    two.front.shop.model("other/model", two.front.provider, upstream="up-c")
+    two.a.script("/chat/completions", error_reply(401, "bad key"))
+    for slug in (SLUG, "other/model"):
+        await two.front.chat(model=slug, max_tokens=5)
+    assert {r["route"]: r["key_refused"] for r in await two.routes()} == {
+        "fake:up-a": True,
+        "fake:up-c": True,
+        "b:up-b": False,
+    }
+    two.a.script("/chat/completions", answer)
+    assert (await two.front.chat(model="other/model", max_tokens=5)).status_code == 200
+    assert not any(r["key_refused"] for r in await two.routes())
+
+
+async def test_a_model_the_key_may_not_use_stays_told_while_others_work(two: Two) -> None:
+    two.front.shop.model("other/model", two.front.provider, upstream="up-c")
+    two.a.script("/chat/completions", error_reply(403, "not this model"))
+    await two.ask()
+    two.a.script("/chat/completions", answer)
+    assert (await two.front.chat(model="other/model", max_tokens=5)).status_code == 200
+    assert [r["route"] for r in await two.routes() if r["key_refused"]] == ["fake:up-a"]
+
+
+async def test_ready_shows_cool_downs_and_latency_without_names(two: Two) -> None:
+    two.a.script("/chat/completions", error_reply(503))
+    assert (await two.ask()).status_code == 200
+    got = await two.front.http.get(two.front.run.origin + "/ready")
+    told = got.json()["checks"]["providers"]
+    assert (told["routes"], told["cooling"]) == (2, 1)
+    assert 0 < told["cooling_s"] <= 2
+    assert told["latency_ms"] > 0
+    assert "up-a" not in got.text
 
 
 # -- cool-down -----------------------------------------------------------------------------------
