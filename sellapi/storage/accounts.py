@@ -114,8 +114,8 @@ def sales_standing(tx: Tx, account_id: int) -> tuple[int, int]:
     # Plain SQL: the partial index wants the kinds as literals, and peewee binds what it compares.
     row = tx.execute(
         "SELECT coalesce(sum(kind = 'sale') - sum(kind = 'sale_refund'), 0), "
-        "coalesce(sum(cash_micro_usd), 0) FROM entries INDEXED BY entries_sales "
-        "WHERE account_id = ? AND kind IN ('sale', 'sale_refund')",
+        "coalesce(sum(cash_micro_usd), 0) FROM entries INDEXED BY entries_account_acts "
+        "WHERE account_id = ? AND kind <> 'charge' AND kind IN ('sale', 'sale_refund')",
         (account_id,),
     ).fetchone()
     return row[0], row[1]
@@ -221,6 +221,24 @@ def standing_after(tx: Tx, entry_row: dict[str, Any]) -> tuple[int, int]:
     return entry_row["balance_after"], entry_row["owed_after"]
 
 
+def _first_since(tx: Tx, since_ms: int | None) -> int:
+    """An id below which all entries are older: found by halves, since ids follow time.
+
+    Not strictly: a settlement may be written late and a clock be set back, by less than an hour.
+    """
+    if since_ms is None:
+        return 0
+    low, high = 0, int(tx.value("SELECT max(id) FROM entries") or 0) + 1
+    while low < high:
+        middle = (low + high) // 2
+        at = tx.value("SELECT created_ms FROM entries WHERE id >= ? ORDER BY id LIMIT 1", (middle,))
+        if at is not None and at < since_ms - 3_600_000:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 def entry_page(
     tx: Tx,
     *,
@@ -240,6 +258,7 @@ def entry_page(
         (kind, Entry.kind == kind),
         (act, Entry.kind != SQL("'charge'")),  # a literal, for their partial index
         (since_ms, Entry.created_ms >= since_ms),
+        (since_ms, Entry.id >= _first_since(tx, since_ms)),
         (until_ms, Entry.created_ms < until_ms),
         (before, Entry.id < before),
         (after, Entry.id > after),

@@ -212,6 +212,9 @@ def _requests() -> Any:
     return Request.select(Request, Account.email, fn.EXISTS(refund).alias("refunded")).join(Account)
 
 
+_HELD = "SELECT id FROM requests INDEXED BY requests_open WHERE delivery = 0 AND state = 'held'"
+
+
 def requests_page(
     tx: Tx,
     *,
@@ -226,7 +229,10 @@ def requests_page(
     """Requests newest first; oldest first when ``after`` is given."""
     query = narrowed(
         _requests(),
-        (undelivered or None, Request.delivery == SQL("2")),  # a literal, for its partial index
+        # Literals, for the partial indexes: few rows are held, undelivered or uncharged.
+        (undelivered or None, Request.delivery == SQL("2")),
+        (state == "held" or None, Request.id.in_(SQL(f"({_HELD})"))),
+        (state in ("voided", "swept") or None, SQL("\"t1\".state IN ('voided', 'swept')")),
         (account_id, Request.account == account_id),
         (model, Request.model == model),
         (state, Request.state == state),

@@ -9,7 +9,9 @@ from sellapi.storage.database import Database
 
 __all__ = ["prune"]
 
-CHUNK = 1_000
+CHUNK_MIN, CHUNK_MAX = 50, 1_000
+CHUNK_S = 0.02
+"""How long a chunk should take: a running server's requests wait behind it for the write lock."""
 PAUSE_S = 0.005
 """Between chunks, so that a running server's writer gets its turn."""
 
@@ -26,11 +28,13 @@ def prune(
         tx.execute("UPDATE retention SET pruned_before_ms = max(pruned_before_ms, ?)", (before_ms,))
         last_id = int(tx.value("SELECT max(id) FROM requests") or 0)
     cursor = removed = 0
+    size = CHUNK_MIN
     while cursor < last_id:
+        begun = time.monotonic()
         with database.transaction() as tx:
             rows = tx.execute(
                 "SELECT id, created_ms FROM requests WHERE id > ? ORDER BY id LIMIT ?",
-                (cursor, CHUNK),
+                (cursor, size),
             ).fetchall()
             if not rows or min(row[1] for row in rows) >= before_ms:
                 break
@@ -40,6 +44,8 @@ def prune(
                 (cursor, rows[-1][0], before_ms),
             ).rowcount
             cursor = rows[-1][0]
+        took = time.monotonic() - begun
+        size = max(CHUNK_MIN, min(CHUNK_MAX, size * 2, int(size * CHUNK_S / took)))
         if progress:
             progress(cursor, last_id)
         time.sleep(PAUSE_S)

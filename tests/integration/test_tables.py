@@ -6,8 +6,9 @@ import time
 import pytest
 
 from sellapi.admin import Admin
-from sellapi.storage import accounts, reports
+from sellapi.storage import accounts, journal, ledger, reports, verify
 from sellapi.storage.database import Database
+from sellapi.storage.reports import GROUPS
 from sellapi.storage.tables import TABLES, Account
 
 
@@ -108,23 +109,103 @@ def test_a_page_of_a_hundred_thousand_users_comes_within_milliseconds(database):
     assert min(times) < 0.005
 
 
-def test_the_screens_figures_read_partial_indexes_not_tables(database):
-    plans = []
+def _plans(database, look):
+    """``(statement, its plan)`` of everything a look at the database runs."""
+    found = []
     with database.read() as tx:
         run = tx.execute
-        for look in (
-            lambda: reports.undelivered(tx),
-            lambda: reports.open_holds(tx),
-            lambda: reports.acts_since(tx, 0, ('sale', 'grant')),
-            lambda: reports.requests_page(tx, undelivered=True, limit=5),
-            lambda: accounts.sales_standing(tx, 1),
-        ):
-            tx.execute = lambda sql, params=(): (
-                plans.append(" ".join(row[3] for row in run(f"EXPLAIN QUERY PLAN {sql}", params)))
-                or run(sql, params)
-            )
-            look()
-    indexes = ("requests_undelivered", "requests_open", "entries_acts", "requests_undelivered")
-    assert len(plans) == 5
-    for plan, index in zip(plans, (*indexes, "entries_sales"), strict=True):
-        assert index in plan
+
+        def explained(sql, params=()):
+            plan = [row[3] for row in run(f"EXPLAIN QUERY PLAN {sql}", params)]
+            found.append((sql, plan))
+            return run(sql, params)
+
+        tx.execute = explained
+        look(tx)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("look", "index"),
+    [
+        (reports.undelivered, "requests_undelivered"),
+        (reports.open_holds, "requests_open"),
+        (lambda tx: reports.acts_since(tx, 0, ("sale", "grant")), "entries_acts"),
+        (lambda tx: reports.requests_page(tx, undelivered=True, limit=5), "requests_undelivered"),
+        (lambda tx: reports.requests_page(tx, state="held", limit=5), "requests_open"),
+        (lambda tx: reports.requests_page(tx, state="voided", limit=5), "requests_uncharged"),
+        (lambda tx: reports.requests_page(tx, account_id=1, limit=5), "requests_account"),
+        (lambda tx: accounts.sales_standing(tx, 1), "entries_account_acts"),
+        (lambda tx: accounts.entry_page(tx, kind="sale", limit=5), "entries_kind"),
+        (lambda tx: accounts.entry_page(tx, account_id=1, limit=5), "entries_account"),
+        (
+            lambda tx: accounts.entry_page(tx, account_id=1, kind="sale", limit=5),
+            "entries_account_acts",
+        ),
+        (lambda tx: journal.list_requests(tx, 1, before=None, limit=5), "requests_account"),
+        (lambda tx: reports.account_days(tx, 1, 0), "daily_account"),
+        *((lambda tx, by=by: reports.daily(tx, 1, by), "PRIMARY KEY (day>") for by in GROUPS),
+        *(
+            (lambda tx, by=by: reports.daily(tx, 1, by, limit=5), "PRIMARY KEY (day>")
+            for by in GROUPS
+        ),
+        (lambda tx: reports.daily_total(tx, 1), "PRIMARY KEY (day>"),
+    ],
+)
+def test_a_screen_reads_an_index_and_never_a_whole_table(database, look, index):
+    plans = [plan for _, plan in _plans(database, look)]
+    assert any(index in step for plan in plans for step in plan)
+    tables = ("t1", "r", "e", "requests", "entries", "daily")
+    walked = [
+        step
+        for plan in plans
+        for step in plan
+        for table in tables
+        if step == f"SCAN {table}" or (step.startswith(f"SCAN {table} ") and index not in step)
+    ]
+    assert not walked, plans
+
+
+def test_entries_since_a_time_are_sought_from_there_on(database):
+    with database.transaction() as tx:
+        account = accounts.add_account(tx, "ann@shop.test", "", 1)
+        for hour in range(100):
+            now_ms = hour * 3_600_000
+            ledger.credit(tx, account, "grant", 1, now_ms=now_ms, actor="t")
+    since_ms = 90 * 3_600_000
+
+    def look(tx):
+        rows = accounts.entry_page(tx, since_ms=since_ms, limit=50)
+        assert [row["created_ms"] // 3_600_000 for row in rows] == list(range(99, 89, -1))
+
+    assert any(
+        "SEARCH t1 USING INTEGER PRIMARY KEY (rowid>" in p[0] for _, p in _plans(database, look)
+    )
+    with database.read() as tx:
+        assert 85 < accounts._first_since(tx, since_ms) <= 91
+        assert accounts._first_since(tx, 10**15) == 101
+
+
+def test_days_that_are_over_are_summed_up_once_and_take_late_charges(database):
+    today = int(time.time()) // 86_400
+    rows = [(today - back, model, key) for back in (0, 3, 9) for model in "ab" for key in (1, 2)]
+    with database.transaction() as tx:
+        accounts.add_account(tx, "ann@shop.test", "", 1)
+        for day, model, key in rows:
+            ledger._add_to_day(tx, day, model, (1, key), (1, 0, 10, 5, 0, 100, 60, 0))
+
+    def asked(tx):
+        return [reports.daily(tx, 0, by) for by in GROUPS], reports.daily_total(tx, 0)
+
+    with database.transaction() as tx:
+        before = asked(tx)
+        now = today * 86_400 + reports.SETTLES_S
+        assert [reports.sum_up(tx, now) for _ in range(4)] == [True, True, False, False]
+        assert tx.value("SELECT count(*) FROM daily_models") == 4
+        assert asked(tx) == before
+        assert verify._days_kept(tx).keys() == {today, today - 3, today - 9}
+        for day, model in ((today - 3, "a"), (today - 5, "c"), (today, "a")):
+            ledger._add_to_day(tx, day, model, (1, 1), (1, 0, 10, 5, 0, 100, 60, 0))
+        assert reports.daily_total(tx, 0)["charged"] == before[1]["charged"] + 300
+        assert sum(row["charged"] for row in reports.daily(tx, 0, "model")) == 1_500
+        assert verify._days_kept(tx)[today - 5][5] == 100

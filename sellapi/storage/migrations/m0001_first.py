@@ -151,8 +151,7 @@ CREATE INDEX entries_account ON entries (account_id, id);
 CREATE UNIQUE INDEX entries_request ON entries (request_id, kind) WHERE request_id IS NOT NULL;
 CREATE UNIQUE INDEX entries_reference ON entries (reference) WHERE reference IS NOT NULL;
 CREATE UNIQUE INDEX entries_refund_once ON entries (of_entry) WHERE of_entry IS NOT NULL;
-CREATE INDEX entries_sales ON entries (account_id, kind, cash_micro_usd)
-    WHERE kind IN ('sale', 'sale_refund');
+CREATE INDEX entries_account_acts ON entries (account_id, kind) WHERE kind <> 'charge';
 CREATE INDEX entries_acts ON entries (kind, created_ms, amount, cash_micro_usd)
     WHERE kind <> 'charge';
 CREATE INDEX entries_kind ON entries (kind) WHERE kind <> 'charge';
@@ -196,6 +195,7 @@ CREATE TABLE requests (
 CREATE INDEX requests_account ON requests (account_id, id);
 CREATE INDEX requests_open ON requests (instance_id) WHERE delivery = 0;
 CREATE INDEX requests_undelivered ON requests (id) WHERE delivery = 2;
+CREATE INDEX requests_uncharged ON requests (state) WHERE state IN ('voided', 'swept');
 
 CREATE TABLE daily (
     day INTEGER NOT NULL,
