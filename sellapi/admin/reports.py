@@ -78,7 +78,7 @@ class UsageReports(Noun):
             some = limit is not None and len(rows) == limit
             total = reports.daily_total(tx, first_day) if some else reports.total_of(rows)
             acts = reports.acts_since(tx, first_day * DAY * 1000, GIVEN + PAID)
-            standing = reports.standing(tx)
+            liability, owed = reports.outstanding(tx)
         granted = sum(acts.get(kind, (0, 0))[0] for kind in ("signup", "grant"))
         return UsageReport(
             since=first_day * DAY,
@@ -88,8 +88,8 @@ class UsageReports(Noun):
             refunded=acts.get("charge_refund", (0, 0))[0],
             granted=granted,
             cash_usd=sum(acts.get(kind, (0, 0))[1] for kind in PAID),
-            liability=standing["balance"],
-            owed=standing["owed"],
+            liability=liability,
+            owed=owed,
         )
 
     def of_user(self, who: str, *, days: int = 30) -> tuple[UsageRow, ...]:

@@ -158,6 +158,13 @@ def standing(tx: Tx) -> dict[str, int]:
     return {**row, "open_holds": open_holds(tx)}
 
 
+def outstanding(tx: Tx) -> tuple[int, int]:
+    """``(balance, owed)`` of all accounts: half the work of `standing`."""
+    row = tx.execute("SELECT coalesce(sum(balance), 0), coalesce(sum(owed), 0) FROM accounts")
+    balance, owed = row.fetchone()
+    return balance, owed
+
+
 def open_holds(tx: Tx) -> int:
     return int(tx.value("SELECT count(*) FROM requests WHERE delivery = 0 AND state = 'held'") or 0)
 
