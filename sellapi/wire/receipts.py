@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -49,10 +50,17 @@ def _time(ms: int | None) -> str | None:
     )
 
 
+@lru_cache(maxsize=256)
+def _prices(text: str) -> tuple[Prices, dict[str, Any]]:
+    """A price version, and as it is shown: a page of receipts has few of them."""
+    prices = Prices.from_json(orjson.loads(text))
+    return prices, prices.display()
+
+
 def receipt_json(row: dict[str, Any]) -> dict[str, Any]:
     """The receipt of a request row joined with its prices and ledger entry (storage.journal)."""
     usage = usage_of(row)
-    prices = Prices.from_json(orjson.loads(row["prices"]))
+    prices, shown = _prices(row["prices"])
     settled = row["state"] == "settled"
     lines = []
     if settled:
@@ -90,7 +98,7 @@ def receipt_json(row: dict[str, Any]) -> dict[str, Any]:
         "error": row["error"],
         "retry_of": row["retry_of"],
         "usage": usage.buckets() | ({"reasoning": usage.reasoning} if usage.reasoning else {}),
-        "prices": {"version": row["price_id"], "usd_per_million_tokens": prices.display()},
+        "prices": {"version": row["price_id"], "usd_per_million_tokens": shown},
         "arithmetic": {
             "lines": [_line(line) for line in lines],
             "sum_credits": _pico_as_credits(total),

@@ -209,3 +209,24 @@ def test_days_that_are_over_are_summed_up_once_and_take_late_charges(database):
         assert reports.daily_total(tx, 0)["charged"] == before[1]["charged"] + 300
         assert sum(row["charged"] for row in reports.daily(tx, 0, "model")) == 1_500
         assert verify._days_kept(tx)[today - 5][5] == 100
+
+
+def test_a_report_of_the_dearest_few_still_totals_everybody(database):
+    today = int(time.time()) // 86_400
+    with database.transaction() as tx:
+        for number in range(1, 6):
+            accounts.add_account(tx, f"user{number}@shop.test", "", 1)
+            figures = (1, 0, 10, 5, 0, 100 * number, 60, 0)
+            ledger._add_to_day(tx, today, "m", (number, number), figures)
+    usage = Admin(database, actor="t", via="cli", env={}).usage
+    some, everybody = usage.report(by="user", limit=2), usage.report(by="user")
+    assert [(row.group, row.charged) for row in some.rows] == [
+        ("user5@shop.test", 500),
+        ("user4@shop.test", 400),
+    ]
+    assert some.rows == everybody.rows[:2]
+    assert some.total == everybody.total
+    assert (some.total.charged, len(everybody.rows)) == (1_500, 5)
+    assert [row.group for row in usage.report(by="key", limit=1).rows] == [
+        "key 5 of user5@shop.test"
+    ]
