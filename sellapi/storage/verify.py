@@ -349,53 +349,51 @@ def _catch_up(database: Database, state: _State) -> None:
 
 def _check_accounts(database: Database, state: _State) -> tuple[int, int]:
     """Compare accounts and keys, a chunk per snapshot; returns (accounts, open holds)."""
-    accounts = holds = last = last_key = 0
-    while True:
-        _catch_up(database, state)
-        with _snapshot(database) as tx:
-            _read_entries(database, state, tx)
-            rows = tx.rows(
-                "SELECT id, balance, held, owed FROM accounts WHERE id > ? ORDER BY id LIMIT ?",
-                (last, CHUNK),
-            )
-            if not rows:
-                break
-            held, _, count = _open_holds(tx, "account_id", last, rows[-1]["id"])
-        ids = {a["id"] for a in rows}
-        for account in state.accounts:
-            if last < account <= rows[-1]["id"] and account not in ids:
-                raise _Difference(f"account {account} has entries and does not exist")
-        for a in rows:
-            _check_account(state, a, held.get(a["id"], 0))
-        last = rows[-1]["id"]
-        accounts += len(rows)
+    seen: set[int] = set()
+    holds = 0
+    for rows, held, count in _chunks(database, state, _ACCOUNTS, "account_id"):
+        for row in rows:
+            _check_account(state, row, held.get(row[0], 0))
+        seen.update(row[0] for row in rows)
         holds += count
-    gone = [account for account in state.accounts if account > last]
-    if gone:
-        raise _Difference(f"account {gone[0]} has entries and does not exist")
+    for account in state.accounts.keys() - seen:
+        raise _Difference(f"account {account} has entries and does not exist")
+    keys: set[int] = set()
+    for rows, held, _ in _chunks(database, state, _KEYS, "key_id"):
+        for row in rows:
+            _check_key(state, row, held.get(row[0], 0))
+        keys.update(row[0] for row in rows)
+    for key in state.owners.keys() - keys:
+        raise _Difference(f"key {key} has charges and does not exist")
+    return len(seen), holds
+
+
+_ACCOUNTS = "SELECT id, balance, held, owed FROM accounts WHERE id > ? ORDER BY id LIMIT ?"
+_KEYS = "SELECT id, account_id, spent, held FROM keys WHERE id > ? ORDER BY id LIMIT ?"
+
+
+def _chunks(
+    database: Database, state: _State, sql: str, column: str
+) -> Iterator[tuple[list[tuple[int, ...]], dict[int, int], int]]:
+    """``(rows, what each holds by open requests, how many those are)``, up to date by entries.
+
+    Ids only grow: whatever an entry names by the last, empty chunk was among the rows, or is gone.
+    """
+    last = 0
     while True:
         _catch_up(database, state)
         with _snapshot(database) as tx:
             _read_entries(database, state, tx)
-            rows = tx.rows(
-                "SELECT id, account_id, spent, held FROM keys WHERE id > ? ORDER BY id LIMIT ?",
-                (last_key, CHUNK),
-            )
+            rows = tx.execute(sql, (last, CHUNK)).fetchall()
             if not rows:
-                _no_keys_beyond(state, last_key)
-                return accounts, holds
-            held, _, _ = _open_holds(tx, "key_id", last_key, rows[-1]["id"])
-        ids = {k["id"] for k in rows}
-        for key in state.owners:
-            if last_key < key <= rows[-1]["id"] and key not in ids:
-                raise _Difference(f"key {key} has charges and does not exist")
-        for k in rows:
-            _check_key(state, k, held.get(k["id"], 0))
-        last_key = rows[-1]["id"]
+                return
+            held, count = _open_holds(tx, column, last, rows[-1][0])
+        last = rows[-1][0]
+        yield rows, held, count
 
 
-def _open_holds(tx: Tx, column: str, after: int, to: int) -> tuple[dict[int, int], int, int]:
-    """Open holds by account or key in an id range: ``(sums, total, count)``.
+def _open_holds(tx: Tx, column: str, after: int, to: int) -> tuple[dict[int, int], int]:
+    """Open holds by account or key in an id range: ``(sums, count)``.
 
     All open requests stand in one small partial index, whatever the size of the table.
     """
@@ -408,41 +406,34 @@ def _open_holds(tx: Tx, column: str, after: int, to: int) -> tuple[dict[int, int
     ):
         sums[owner] += amount
         count += 1
-    return sums, sum(sums.values()), count
+    return sums, count
 
 
-def _check_account(state: _State, a: dict[str, Any], held: int) -> None:
-    balance, owed = state.accounts.get(a["id"], (0, 0))
-    for what, says, is_so in (
-        ("balance", a["balance"], balance),
-        ("owed", a["owed"], owed),
-        ("held", a["held"], held),
-    ):
+def _check_account(state: _State, row: tuple[int, ...], open_holds: int) -> None:
+    id_, *figures = row
+    balance, owed = state.accounts.get(id_, (0, 0))
+    right = (balance, open_holds, owed)
+    for what, says, is_so in zip(("balance", "held", "owed"), figures, right, strict=True):
         if says != is_so:
             by = "open holds" if what == "held" else "entries"
             raise _Difference(
-                f"account {a['id']}: {what} says {format_credits(says)}, its {by} give "
+                f"account {id_}: {what} says {format_credits(says)}, its {by} give "
                 f"{format_credits(is_so)}"
             )
 
 
-def _no_keys_beyond(state: _State, last: int) -> None:
-    gone = [key for key in state.owners if key > last]
-    if gone:
-        raise _Difference(f"key {gone[0]} has charges and does not exist")
-
-
-def _check_key(state: _State, k: dict[str, Any], held: int) -> None:
-    if state.owners.get(k["id"], k["account_id"]) != k["account_id"]:
+def _check_key(state: _State, row: tuple[int, ...], open_holds: int) -> None:
+    id_, account, says_spent, says_held = row
+    if state.owners.get(id_, account) != account:
         raise _Difference(
-            f"key {k['id']}: belongs to account {k['account_id']}, its charges stand in account "
-            f"{state.owners[k['id']]}"
+            f"key {id_}: belongs to account {account}, its charges stand in account "
+            f"{state.owners[id_]}"
         )
-    spent = state.spent.get(k["id"], 0)
-    if (k["spent"], k["held"]) != (spent, held):
+    spent = state.spent.get(id_, 0)
+    if (says_spent, says_held) != (spent, open_holds):
         raise _Difference(
-            f"key {k['id']}: says {format_credits(k['spent'])} spent and {format_credits(k['held'])} "
-            f"held, its requests give {format_credits(spent)} and {format_credits(held)}"
+            f"key {id_}: says {format_credits(says_spent)} spent and {format_credits(says_held)} "
+            f"held, its requests give {format_credits(spent)} and {format_credits(open_holds)}"
         )
 
 
