@@ -59,6 +59,7 @@ async def _ask(registry: Registry, provider: Provider, upstream_id: str) -> tupl
         if 200 <= reply.status < 300:
             return "it answers", True
         failure = link.adapter.failure(reply.status, reply.headers, body)
+        link.conceal(failure)
         if failure.key_refused:
             return f"it refused our key (HTTP {reply.status})", False
         return f"HTTP {reply.status}: {failure.error.message}", False

@@ -308,11 +308,12 @@ class Hold:
         Gives the receipt of what was delivered before, None when nothing is charged.
         """
         left = not isinstance(error, Exception)  # CancelledError, GeneratorExit, shutdown
+        who = "the account was suspended" if self.suspended else "the client left"
         if self.forwarded or (left and self.sent):
             usage = self._partial_usage(hidden=left)
-            return self.settle(usage, finish=None, error="the client left" if left else _why(error))
+            return self.settle(usage, finish=None, error=who if left else _why(error))
         if left:
-            self.void(499, "the client left before the request was sent")
+            self.void(499, f"{who} before the request was sent")
         else:
             told = error.error if isinstance(error, UpstreamFailure) else error
             self.void(told.status if isinstance(told, ApiError) else 500, _why(error))

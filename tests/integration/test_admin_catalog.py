@@ -298,6 +298,11 @@ async def test_a_provider_is_tested_by_one_cheap_real_call(admin, monkeypatch):
         assert not bad.ok
         assert "key" in bad.message
         assert "sk-proj-fake" not in bad.message
+        monkeypatch.setenv("FAKE_KEY", "plain-word-key")
+        fake.script("/chat/completions", lambda _: error_reply(400, "odd for plain-word-key"))
+        odd = await asyncio.to_thread(admin.providers.test, "fake")
+        assert "odd for" in odd.message
+        assert "plain-word-key" not in odd.message
     gone = await asyncio.to_thread(admin.providers.test, "fake")
     assert not gone.ok
     assert gone.message.startswith("connect")

@@ -88,6 +88,7 @@ async def test_an_account_suspended_now_is_cut_off_and_charged(front: Front) -> 
     (row,) = await front.settled()
     assert (row["state"], row["estimated"]) == ("settled", 1)
     assert row["charge"] == 900_000  # the prompt
+    assert row["error"] == "the account was suspended"
 
 
 async def test_a_stream_of_an_account_suspended_now_ends_without_done(front: Front) -> None:
