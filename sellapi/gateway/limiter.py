@@ -84,7 +84,7 @@ class Limiter:
     def check(self, caller: Caller, tier: Tier) -> None:
         """Raise `RateLimited` when key or account is out of quota; spends nothing."""
         if self._voids:
-            self._refuse_abuse(caller)
+            self._refuse_abuse(caller, tier)
         for scope in self._post_scopes(caller, tier):
             if self._kept(scope) >= scope.amount:  # else it fits anyway
                 self._figures(scope, need=1)
@@ -171,7 +171,7 @@ class Limiter:
             headers=quota.headers(),
         )
 
-    def _refuse_abuse(self, caller: Caller) -> None:
+    def _refuse_abuse(self, caller: Caller, tier: Tier) -> None:
         times = self._voids.get(caller.account_id)
         if times is None or len(times) <= VOIDS:
             return
@@ -181,4 +181,5 @@ class Limiter:
                 f"Too many calls of this account came to nothing lately. Try again in {wait} s.",
                 retry_after=wait,
                 should_retry=False if wait > 60 else None,
+                headers=Quota(min(tier.rpm, tier.account_rpm), 0, wait).headers(),
             )

@@ -297,6 +297,9 @@ async def test_more_than_20_calls_that_came_to_nothing_rest_for_a_while(tmp_path
         assert answer.headers["retry-after"].isdecimal()
         assert int(answer.headers["retry-after"]) > 60
         assert answer.headers["x-should-retry"] == "false"
+        assert answer.headers["x-ratelimit-limit"] == "600"
+        assert answer.headers["x-ratelimit-remaining"] == "0"
+        assert answer.headers["x-ratelimit-reset"] == answer.headers["retry-after"]
         other = front.shop.key(front.shop.user("other@example.com"))
         assert (await front.chat(key=other)).status_code == 502
         assert len(front.fake.requests) == 22
