@@ -94,7 +94,7 @@ class SellapiApp(App[None]):
     def __init__(self, opener: Callable[[], Admin]) -> None:
         super().__init__()
         self.link = Link(opener)
-        self._looking = self._acting = False
+        self._looking = self._acting = self._looked = False
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         self.theme = "sellapi-dark"
@@ -126,6 +126,7 @@ class SellapiApp(App[None]):
             self.trouble = f"the servers' status cannot be read: {error}"
         finally:
             self._looking = False
+            self._looked = True
 
     def watch_trouble(self, old: str, new: str) -> None:
         """What was lost and came back is told once."""
@@ -137,6 +138,8 @@ class SellapiApp(App[None]):
         """``("serving", "good")`` or what else is to say of the server."""
         if self.trouble:
             return "database?", "bad"
+        if not self._looked:
+            return "looking", "dim"
         if not self.servers:
             return "no server", "warn"
         now = time.time()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from sellapi.admin.views import ImportChange, ImportPlan
+from sellapi.admin.views import ImportChange, ImportPlan, Model
 from sellapi.domain.credits import format_usd
 from sellapi.errors import UsageError
 
@@ -72,29 +72,37 @@ def plan(
     if provider is not None:
         admin.providers.show(provider)
     ours = {m.slug: m for m in admin.models.list()}
-    by_upstream = {
-        r.upstream: m for m in ours.values() for r in m.routes if provider in (None, r.provider)
-    }
+    by_upstream: dict[str, dict[str, Model]] = {}
+    for model in ours.values():
+        for route in model.routes:
+            if provider in (None, route.provider):
+                by_upstream.setdefault(route.upstream, {})[model.slug] = model
     changes: list[ImportChange] = []
     unchanged = 0
     for item in listed:
         if not item.upstream.startswith(only):
             continue
-        model = ours.get(item.upstream) or by_upstream.get(item.upstream)
-        if model is None:
+        named = ours.get(item.upstream)
+        found = by_upstream.get(item.upstream, {}) if named is None else {named.slug: named}
+        if not found:
             if add_new and provider is not None:
                 changes.append(_addition(item, provider))
             else:
                 skipped += 1
             continue
-        after = {n: p for n, p in item.prices.items() if model.prices.get(_FIELDS.get(n, n)) != p}
-        if model.mode != item.mode or not after:
-            unchanged += 1
-            continue
-        before = {n: model.prices.get(_FIELDS.get(n, n)) for n in after}
-        change = {"slug": model.slug, "prices": after}
-        changes.append(ImportChange("price", model.slug, before, after, data=change))
+        repriced = [change for change in (_repricing(item, m) for m in found.values()) if change]
+        changes += repriced
+        unchanged += len(found) - len(repriced)
     return ImportPlan(source, provider, tuple(changes), unchanged, skipped)
+
+
+def _repricing(item: _Listed, model: Model) -> ImportChange | None:
+    after = {n: p for n, p in item.prices.items() if model.prices.get(_FIELDS.get(n, n)) != p}
+    if model.mode != item.mode or not after:
+        return None
+    before = {n: model.prices.get(_FIELDS.get(n, n)) for n in after}
+    change = {"slug": model.slug, "prices": after}
+    return ImportChange("price", model.slug, before, after, data=change)
 
 
 def _addition(item: _Listed, provider: str) -> ImportChange:

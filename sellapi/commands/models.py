@@ -242,6 +242,7 @@ def import_(
     out.say(
         f"{'applied' if plan.applied else 'would apply'} {len(plan.changes)} changes; "
         f"{plan.unchanged} unchanged, {plan.skipped} skipped"
+        + ("" if provider else "; with --provider NAME new models are added too")
     )
 
 

@@ -235,6 +235,18 @@ def test_a_litellm_map_finds_our_models_by_their_upstream_id(admin):
     ]
 
 
+def test_two_models_of_one_upstream_id_are_both_compared(admin):
+    prices = {"input": "9", "output": "16"}
+    admin.models.add("shop/best", mode="chat", provider="openai", upstream="gpt-5.4", prices=prices)
+    plan = importer.plan(admin, json.dumps(LITELLM).encode())
+    assert {c.slug: c.after.get("output") for c in plan.changes} == {
+        "openai/gpt-5.4": "16",
+        "shop/best": None,
+    }
+    importer.apply(admin, plan)
+    assert admin.models.show("shop/best").prices["input"] == "2.5"
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{}", b"{", b"\xff\xfe", b'{"data": 1}', b"[" * 99999]
 )

@@ -90,11 +90,14 @@ class Driver:
 
 @asynccontextmanager
 async def screens(
-    database: Path | Callable[[], Admin], size: tuple[int, int] = SMALL
+    database: Path | Callable[[], Admin],
+    size: tuple[int, int] = SMALL,
+    *,
+    toasts: bool = False,
 ) -> AsyncIterator[Driver]:
-    """The app on a database (or an opener of one)."""
+    """The app on a database (or an opener of one); ``toasts``: drawn, too, over the screen."""
     opener = (lambda: open_shop(database)) if isinstance(database, Path) else database
     app = SellapiApp(opener)
     app.animation_level = "none"
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=toasts) as pilot:
         yield Driver(app, pilot)

@@ -18,6 +18,7 @@ from tui.acts import ACTS
 from tui.acts.act import Context
 from tui.screens.form import Form
 from tui.screens.page import Page
+from tui.screens.pages import MODES, PAGES
 
 ANA = "ana.sousa@lusitano.dev"
 
@@ -62,6 +63,39 @@ def test_every_act_has_its_admin_method_and_its_command(act: object) -> None:
             admin = Admin(None, actor="", via="", env={})  # type: ignore[arg-type]
             assert callable(getattr(getattr(admin, noun), verb))
     assert not isinstance(_command(command), click.Group)
+
+
+ON_SCREENS = {
+    "credits statement": "user",
+    "status": "now", "usage": "now", "requests list": "now", "requests tail": "now",
+    "requests show": "request", "users list": "users", "users show": "user", "keys list": "user",
+    "keys show": "user", "models list": "catalog", "models show": "model",
+    "models prices": "model", "providers list": "catalog", "providers show": "catalog",
+    "packs list": "catalog", "packs show": "catalog", "tiers list": "catalog",
+    "tiers show": "catalog",
+}  # fmt: skip
+"""Commands that only look, and the screen where the same is looked at."""
+SHELL_ONLY = {"init", "serve", "tui", "completion", "db check", "db example", "db migrate",
+              "db restore"}  # fmt: skip
+"""What stands before, beside or around a database in use: done from a shell."""
+
+
+def _commands(group: click.Group, *path: str) -> list[str]:
+    found: list[str] = []
+    for word in group.list_commands(context := click.Context(group)):
+        step = group.get_command(context, word)
+        if isinstance(step, click.Group):
+            found += _commands(step, *path, word)
+        else:
+            found.append(" ".join((*path, word)))
+    return found
+
+
+def test_every_command_is_an_act_or_a_screen_or_belongs_to_the_shell() -> None:
+    acts = {act.cli for act in ACTS}
+    assert sorted(_commands(cli.cli)) == sorted(acts | set(ON_SCREENS) | SHELL_ONLY)
+    assert set(ON_SCREENS.values()) <= {*MODES, *PAGES}
+    assert len({act.name for act in ACTS}) == len(ACTS)
 
 
 async def test_the_palette_offers_every_act(shop: Path) -> None:

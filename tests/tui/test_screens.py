@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from sellapi.admin.service import Admin
+from sellapi.commands.tui import open_shop
 from tests.tui.stage import LARGE, SIZES, SMALL, Driver, screens
 from tui.widgets.bar import KeyLine
 from tui.widgets.rows import Rows
+
+ANA = "ana.sousa@lusitano.dev"
 
 
 def _misfits(driver: Driver) -> list[str]:
@@ -190,3 +195,79 @@ async def test_foreign_text_is_shown_as_text(shop: Path, admin: object) -> None:
         await driver.press("enter")
         await driver.at("UserPage")
         await driver.sees("[red]boo[/]\N{REPLACEMENT CHARACTER}[2J")
+
+
+async def test_a_users_page_keeps_its_newest_entry_in_sight(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        driver.app.open_page("user", ANA)
+        rows = await driver.loaded("user-entries")
+        for n in range(12):
+            admin.credits.grant(ANA, f"{n + 1}", reason=f"gift {n}")
+            driver.app.reload()
+            await driver.until(lambda n=n: rows.items[0].reason == f"gift {n}", "the entry")
+        await driver.sees("+12.00")
+        assert (rows.cursor_row, rows.scroll_offset.y) == (0, 0)
+
+
+async def test_a_small_screen_changes_a_users_keys_for_the_plot_of_use(shop: Path) -> None:
+    async with screens(shop) as driver:
+        driver.app.open_page("user", ANA)
+        await driver.loaded("user-key-rows")
+        await driver.sees("u Keys/use".replace(" ", "\N{NO-BREAK SPACE}", 1))
+        await driver.press("u")
+        await driver.sees("Credits a day, 30 days")
+        await _assert_fits(driver)
+        assert "sk-sellapi-" not in driver.text
+        await driver.press("u")
+        await driver.sees("sk-sellapi-")
+        await driver.pilot.resize_terminal(*LARGE)
+        await driver.sees("Credits a day, 30 days", "sk-sellapi-")
+        await driver.until(lambda: "Keys/use" not in driver.text, "no key that does nothing")
+
+
+async def test_a_form_names_the_user_as_people_do(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.press("2")
+        rows = await driver.loaded("users")
+        email = rows.current.email
+        await driver.press("enter")
+        await driver.at("UserPage")
+        await driver.loaded("user-entries")
+        await driver.press("plus")
+        await driver.at("Form")
+        await driver.until(lambda: bool(driver.app.screen.query("#field-user")))
+        assert driver.app.screen.query_one("#field-user").value == email  # type: ignore[attr-defined]
+
+
+async def test_nothing_is_said_of_a_shop_before_it_was_read(shop: Path) -> None:
+    """Neither an empty list nor a missing server is claimed while the database is opening."""
+    go_on = threading.Event()
+
+    def opener() -> Admin:
+        go_on.wait(10)
+        return open_shop(shop)
+
+    async with screens(opener) as driver:
+        try:
+            await driver.sees("looking")
+            await driver.press("3")
+            await driver.sees("Models")
+            assert "No model yet" not in driver.text
+            assert "no server" not in driver.text
+        finally:
+            go_on.set()
+        await driver.loaded("model-rows")
+        await driver.sees("no server")
+
+
+async def test_a_toast_leaves_the_keys_in_sight(shop: Path) -> None:
+    async with screens(shop, toasts=True) as driver:
+        await driver.press("4")
+        await driver.loaded("entries")
+        await driver.press("v")
+        await driver.sees("The ledger is sound")
+        await _assert_fits(driver)
+        keys = driver.app.screen.query_one(KeyLine).region
+        for line in driver.text.splitlines()[keys.y : keys.bottom]:
+            assert "▌" not in line
+        assert "Quit" in driver.text

@@ -105,6 +105,6 @@ ACTS = (
     Act("doctor", "Doctor", "What may be wrong, and the mend", "doctor", doctor),
     Act("files.backup", "Back up the database", "Online, verified", "db backup", backup),
     Act("requests.prune", "Prune old requests", "Sums and ledger stay", "requests prune", prune),
-    Act("ledger.entries", "Export the ledger", "CSV", "credits statement", export_entries),
+    Act("ledger.entries", "Export the ledger", "CSV", "ledger list", export_entries),
     Act("audit.list", "Export the audit", "CSV", "audit", export_acts),
 )

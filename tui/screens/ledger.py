@@ -56,7 +56,9 @@ class Ledger(Browse):
         yield Input(placeholder="since: 24h, 2026-11-01", id="filter-since", compact=True)
 
     def table(self) -> Rows:
-        return Rows(COLUMNS, key=lambda e: str(e.id), id="entries", empty="No such entry.")
+        return Rows(
+            COLUMNS, key=lambda e: str(e.id), id="entries", follow=True, empty="No such entry."
+        )
 
     def fetch(
         self, admin: Admin, filters: dict[str, str], before: int | None, limit: int

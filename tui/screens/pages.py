@@ -15,7 +15,7 @@ from tui.screens.request import RequestPage
 from tui.screens.user import UserPage
 from tui.screens.users import Users
 
-__all__ = ["MODES", "open_page"]
+__all__ = ["MODES", "PAGES", "open_page"]
 
 MODES: dict[str, Callable[[], Page]] = {
     "now": Now,
@@ -24,7 +24,7 @@ MODES: dict[str, Callable[[], Page]] = {
     "ledger": Ledger,
     "audit": Audit,
 }
-_PAGES: dict[str, Callable[[str], Page]] = {
+PAGES: dict[str, Callable[[str], Page]] = {
     "user": UserPage,
     "request": RequestPage,
     "model": ModelPage,
@@ -34,4 +34,4 @@ _PAGES: dict[str, Callable[[str], Page]] = {
 
 def open_page(page: str, what: str) -> Page:
     """A new page (``user``, ``request``, …) on ``what``."""
-    return _PAGES[page](what)
+    return PAGES[page](what)

@@ -95,12 +95,14 @@ class UserPage(Page):
         Binding("r", "app.act('users.resume')", "Resume"),
         Binding("D", "app.act('users.delete')", "Delete"),
         Binding("B", "app.act('packs.refund')", "Refund pack"),
+        Binding("u", "use", "Keys/use"),
     ]
     poll_s = 5.0
 
     def __init__(self, who: str) -> None:
         super().__init__()
         self._who = who
+        self._email = ""
         self._last: int | None = None
 
     def body(self) -> ComposeResult:
@@ -119,8 +121,9 @@ class UserPage(Page):
         with Vertical(classes="panel", id="user-ledger") as panel:
             panel.border_title = "Ledger"
             yield Rows(
-                ENTRY_COLUMNS, key=lambda e: str(e.id), id="user-entries", empty="No entry yet."
-            )
+                ENTRY_COLUMNS, key=lambda e: str(e.id), id="user-entries", follow=True,
+                empty="No entry yet.",
+            )  # fmt: skip
 
     def on_mount(self) -> None:
         self.query_one("#user-key-rows").focus()
@@ -143,6 +146,7 @@ class UserPage(Page):
     def _show(self, found: tuple[UserDetail, tuple[UsageRow, ...], tuple[Entry, ...]]) -> None:
         detail, days, entries = found
         user = detail.user
+        self._email = user.email
         theme = self.app.current_theme
         head = Text(no_wrap=True, overflow="ellipsis")
         head.append(f" {plain(user.email)}", style="bold")
@@ -198,13 +202,30 @@ class UserPage(Page):
             self._last = entries[-1].id if entries else None
             self.query_one("#user-entries", Rows).append(entries)
 
+    def action_use(self) -> None:
+        """Keys or the plot of use, where there is no room for both."""
+        self.toggle_class("-use")
+        if self.has_class("-use") and self.has_class("-narrow"):
+            self.query_one("#user-entries").focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Where both have room there is nothing to switch."""
+        return super().check_action(action, parameters) and (
+            action != "use" or self.has_class("-narrow")
+        )
+
+    def on_resize(self) -> None:
+        self.refresh_bindings()
+
     # -- acts ----------------------------------------------------------------------------------
 
     def context(self) -> Context:
         key = self.query_one("#user-key-rows", Rows).current
         entry = self.query_one("#user-entries", Rows).current
         sale = None if entry is None or entry.kind != "sale" else entry.id
-        return Context(user=self._who, key=None if key is None else key.id, entry=sale)
+        return Context(
+            user=self._email or self._who, key=None if key is None else key.id, entry=sale
+        )
 
     def on_chosen(self, event: Chosen) -> None:
         event.stop()

@@ -74,6 +74,7 @@ class Rows(DataTable[Text]):
         self._items: list[Any] = []
         self._shown: list[tuple[Cell, ...]] = []
         self._layout_now: list[tuple[Column, int]] = []
+        self._told = False
 
     # -- what it shows -------------------------------------------------------------------------
 
@@ -90,7 +91,13 @@ class Rows(DataTable[Text]):
         return None
 
     def show(self, items: Sequence[Any]) -> None:
-        """Show these; cursor and scroll stay with their row where it still is."""
+        """Show these; cursor and scroll stay with their row where it still is.
+
+        With ``follow`` a cursor on the first row stays on the first row: news come there.
+        """
+        if not self._told:  # until then an empty table has nothing to say
+            self._told = True
+            self.refresh()
         items = list(items)
         cells = [self._cells(item) for item in items]
         same_keys = [self._key(i) for i in items] == [self._key(i) for i in self._items]
@@ -202,7 +209,7 @@ class Rows(DataTable[Text]):
     def render_line(self, y: int) -> Any:
         """The empty table says what to do instead of showing nothing."""
         strip = super().render_line(y)
-        if not self._items and y == 1 and self._empty:
+        if self._told and not self._items and y == 1 and self._empty:
             from rich.segment import Segment
             from textual.strip import Strip
 
