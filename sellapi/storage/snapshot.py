@@ -60,7 +60,17 @@ def read_caller(tx: Tx, digest: bytes) -> Caller | None:
     row = tx.execute(_CALLER, (digest,)).fetchone()
     if row is None:
         return None
-    (key_id, key_version, status, expires_at, secret_expires_at, models, ips, key_left, *account) = row
+    (
+        key_id,
+        key_version,
+        status,
+        expires_at,
+        secret_expires_at,
+        models,
+        ips,
+        key_left,
+        *account,
+    ) = row
     return Caller(
         key_id,
         key_version,
