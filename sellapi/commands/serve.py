@@ -139,7 +139,7 @@ def run(settings: Settings, sock: socket.socket, announce: Any) -> None:
     services.database.check_owner()
     swept = services.prepare()
     if swept:
-        click.echo(f"Gave back {swept} holds of a server that had stopped.", err=True)
+        click.echo(f"Closed {swept} requests that a server left open when it was killed.", err=True)
     app = create_app(services)
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
