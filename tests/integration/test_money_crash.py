@@ -99,7 +99,7 @@ async def test_after_kill_9_answers_are_charged_and_open_holds_given_back(
                 assert all(isinstance(e, httpx.HTTPError) for e in lost)
         assert account(shop)[1] > 0  # nobody has looked yet
         with serve(cwd=tmp_path, env=env) as served:
-            assert "4 holds" in served.output
+            assert "Closed 4 requests" in served.output
             assert account(shop) == (WHOLE - 6_000_000, 0)
             states = [r["state"] for r in shop.rows("SELECT state FROM requests ORDER BY id")]
             assert states == ["settled"] * 3 + ["swept"] * 4
