@@ -13,7 +13,7 @@ from sellapi.domain.catalog import Catalog
 from sellapi.domain.credits import format_credits
 from sellapi.errors import InvalidRequest, NotFound, Overloaded, StorageError
 from sellapi.gateway.pipeline import Gateway
-from sellapi.storage.database import Database
+from sellapi.storage.database import Database, Tx
 from sellapi.storage.journal import list_requests, read_receipt
 from sellapi.storage.snapshot import Caller
 from sellapi.wire.receipts import receipt_json
@@ -64,18 +64,18 @@ async def usage(request: Request) -> HTTPResponse:
         raise InvalidRequest(f"'limit' must be from 1 to {PAGE_MAX}.", param="limit")
     cursor = _number(request, "cursor", 0) or None
     caller, headers = await _caller(request)
-    rows = await _read(
-        request, lambda tx: list_requests(tx, caller.account_id, before=cursor, limit=limit + 1)
-    )
-    page = rows[:limit]
-    more = len(rows) > limit
-    body = {
-        "object": "list",
-        "data": [receipt_json(row) for row in page],
-        "has_more": more,
-        "next_cursor": str(page[-1]["id"]) if more else None,
-    }
-    return json_response(request, body, headers)
+
+    def page(tx: Tx) -> dict[str, Any]:
+        rows = list_requests(tx, caller.account_id, before=cursor, limit=limit + 1)
+        shown, more = rows[:limit], len(rows) > limit
+        return {
+            "object": "list",
+            "data": [receipt_json(row) for row in shown],  # 3 ms a full page: not on the event loop
+            "has_more": more,
+            "next_cursor": str(shown[-1]["id"]) if more else None,
+        }
+
+    return json_response(request, await _read(request, page), headers)
 
 
 @reads(blueprint, "/usage/<request_id:str>")
