@@ -9,6 +9,7 @@ from typing import Any
 from sellapi.admin.core import Noun
 from sellapi.admin.credits import entry_view
 from sellapi.admin.models import price_view
+from sellapi.admin.recorded import recorded
 from sellapi.admin.users import find_account
 from sellapi.admin.views import (
     AuditRow,
@@ -351,8 +352,8 @@ def _audit_view(row: dict[str, Any], name: str | None) -> AuditRow:
         via=row["via"],
         act=row["act"],
         target=f"{row['target']} {name}" if name else row["target"],
-        before=_json_or_text(row["before"]),
-        after=_json_or_text(row["after"]),
+        before=recorded(row["before"]),
+        after=recorded(row["after"]),
     )
 
 

@@ -263,3 +263,19 @@ def test_an_act_that_fails_leaves_no_trace_and_one_that_succeeds_leaves_one_row(
     assert (latest.actor, latest.via, latest.act) == ("tester", "cli", "users.set")
     assert (latest.before, latest.after) == ({"tier": "free"}, {"tier": "pro"})
     assert ANN in latest.target
+
+
+def test_the_audit_tells_credits_prices_and_times_as_every_other_document_does(admin):
+    admin.credits.grant(ANN, "12.5", reason="a gift")
+    admin.packs.add("tiny", amount="1000", price_usd="0.02")
+    admin.keys.create(ANN, expires="2099-01-01", limit="250")
+    admin.models.set("openai/gpt-5.4", prices={"input": "2.75"})
+    told = {row.act: row for row in admin.audit.list()}
+    assert told["credits.grant"].before == {"balance": "10000"}
+    assert told["credits.grant"].after["balance"] == "10012.5"
+    assert told["packs.add"].after == {"credits": "1000", "price_usd": "0.02"}
+    key = told["keys.create"].after
+    assert (key["spend_limit"], key["expires_at"]) == ("250", "2099-01-01T00:00:00Z")
+    priced = told["models.set"]
+    assert (priced.before["prices"]["input"], priced.after["prices"]["input"]) == ("2.5", "2.75")
+    assert priced.after["prices"]["long_context"] == 272_000

@@ -11,13 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Input, Static
 
+from sellapi.admin.recorded import CREDITS
 from sellapi.admin.service import Admin
 from sellapi.admin.views import AuditRow
-from sellapi.domain.credits import format_credits, format_usd
 from tui.messages import Chosen, Moved
 from tui.screens.browse import Browse
 from tui.widgets.rows import Column, Rows
-from tui.words import Cell, day_time, plain, short_json, usd
+from tui.words import Cell, day_time, plain, short_json
 
 __all__ = ["Audit"]
 
@@ -88,25 +88,18 @@ class Audit(Browse):
             self.action_user()
 
 
-_CREDITS = ("balance", "owed", "credits", "spend_limit", "signup_credits")
-
-
 def _fields(value: Any) -> dict[str, str]:
-    """Names and values as a person reads them: the audit keeps integers in their smallest unit."""
+    """Names and values as a person reads them."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         return {"": short_json(value)}
     found = {}
     for name, item in value.items():
-        if isinstance(item, int) and not isinstance(item, bool) and name in _CREDITS:
-            found[name] = f"{format_credits(item)} credits"
-        elif isinstance(item, int) and name == "price_micro_usd":
-            found[name.replace("_micro", "")] = usd(item)
-        elif isinstance(item, int) and name.endswith("_at"):
-            found[name] = day_time(item * 1000)
-        elif isinstance(item, int) and name.endswith("_ms"):
-            found[name] = day_time(item) if item > 10**11 else f"{item:,}"
+        if name in CREDITS and isinstance(item, str):
+            found[name] = f"{item} credits"
+        elif name == "price_usd":
+            found[name] = f"${item}"
         elif name == "prices" and isinstance(item, dict):
             found |= {f"price {n}": _price(v) for n, v in item.items()}
         else:
@@ -115,7 +108,7 @@ def _fields(value: Any) -> dict[str, str]:
 
 
 def _price(value: Any) -> str:
-    return f"${format_usd(value)}" if isinstance(value, int) else short_json(value)
+    return f"${value}" if isinstance(value, str) else short_json(value)
 
 
 def _change(row: AuditRow, theme: Any) -> Text:
