@@ -140,7 +140,12 @@ async def test_help_names_every_key_of_the_screen(shop: Path) -> None:
 
 async def test_dark_and_light_keep_tables_and_plots(shop: Path) -> None:
     async with screens(shop, LARGE) as driver:
-        words = ("ana.sousa@lusitano.dev", "openai/gpt-6-luna", "Requests a minute", "Credits a minute")
+        words = (
+            "ana.sousa@lusitano.dev",
+            "openai/gpt-6-luna",
+            "Requests a minute",
+            "Credits a minute",
+        )
         await driver.sees(*words)
         await driver.press("T")
         await driver.until(lambda: not driver.app.current_theme.dark, "a light theme")
