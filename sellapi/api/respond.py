@@ -112,7 +112,7 @@ def error_response(request: Request, error: ApiError) -> HTTPResponse:
 
 
 class _Answer(HTTPResponse):
-    """An answer whose headers are our own ASCII: Sanic's multidict and sanitising cost 25 us."""
+    """An answer whose headers are our own ASCII: no multidict, no sanitising of each value."""
 
     __slots__ = ()
 

@@ -201,7 +201,7 @@ def explain(
 def charge(prices: Prices, usage: Usage, *, size: str = "auto", quality: str = "auto") -> int:
     """Microcredits for a usage: the sum of the lines `explain` shows, rounded up once.
 
-    Written out because every request pays it twice (3 us instead of 30).
+    Written out, without the lines' objects, because every request pays it twice.
     """
     rates = prices.tokens(usage.total_input)
     by_image = bool(usage.images and prices.images)

@@ -37,7 +37,7 @@ from sellapi.upstream.adapter import StreamDecoder, TextCount, UpstreamFailure
 __all__ = ["Attempt", "Hold", "Receipt", "new_request_id"]
 
 _random = random.Random(os.urandom(32)).getrandbits  # noqa: S311 - not a secret
-"""Ids must be unique, not secret; os.urandom would cost 100 us here (it lets go of the GIL)."""
+"""Ids must be unique, not secret; os.urandom lets go of the GIL, which is dear here."""
 
 SETTLE_WAIT_S = 30.0
 """How long an answer waits for its settlement's commit. It never goes out without: after a crash
