@@ -11,12 +11,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
     exit 1
 }
 export CUSTOM_COMPILE_COMMAND="make lock"
+# Extras stay named: the pip of Debian 12 takes `name[extra]` for another package than the pinned
+# `name`, and refuses the whole lock as soon as a newer release of it is out.
 compile() {
-    .venv/bin/python -m piptools compile --quiet --strip-extras --allow-unsafe --generate-hashes \
+    .venv/bin/python -m piptools compile --quiet --no-strip-extras --allow-unsafe --generate-hashes \
         --no-emit-index-url --no-emit-trusted-host --no-emit-find-links "$@" pyproject.toml </dev/null
 }
 compile --output-file=requirements.txt "$@"
-compile --output-file=requirements-dev.txt --extra=dev --constraint=requirements.txt "$@"
+mkdir -p build && sed 's/^\([a-z0-9._-]*\)\[[^]]*\]==/\1==/' requirements.txt >build/constraints.txt # they take no extras
+compile --output-file=requirements-dev.txt --extra=dev --constraint=build/constraints.txt "$@"
+sed -i "s|-c build/constraints.txt|-c requirements.txt|" requirements-dev.txt
 if command -v npm >/dev/null; then
     (cd tests/node && npm install --package-lock-only --omit-lockfile-registry-resolved --loglevel=error)
     .venv/bin/python - tests/node/package-lock.json <<'PY' # whom to fund is an address, too

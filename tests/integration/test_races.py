@@ -27,16 +27,16 @@ def _admin(path: str) -> Admin:
     return Admin(Database.open(path), actor="race", via="cli", env={})
 
 
-def _deduct_until_refused(path: str, start: float) -> int:
-    """How many deductions of one credit were done."""
-    admin, done = _admin(path), 0
+def _deduct(path: str, start: float, most: int) -> int:
+    """How many deductions of one credit were done: until one is refused, at most so many."""
+    admin = _admin(path)
     time.sleep(max(0.0, start - time.time()))
-    while True:
+    for done in range(most):
         try:
             admin.credits.deduct(EMAIL, "1", reason="race")
         except Refused:
             return done
-        done += 1
+    return most
 
 
 def _sell_each(path: str, start: float, references: list[str]) -> list[tuple[int, bool]]:
@@ -56,31 +56,39 @@ def processes():
 
 async def test_parallel_requests_and_processes_never_spend_more_than_there_is(tmp_path, processes):
     loop = asyncio.get_running_loop()
-    async with open_front(tmp_path, grant=400, tier="pro") as front:
-        path, start = str(front.shop.database.path), time.time() + 1.0
-        spending = [
-            loop.run_in_executor(processes, _deduct_until_refused, path, start) for _ in range(2)
-        ]
+    async with open_front(tmp_path, grant=1_000, tier="pro") as front:
+        path = str(front.shop.database.path)
 
-        async def buy() -> int:
-            charged = 0
+        async def deduct(start: float, most: int) -> int:
+            jobs = [loop.run_in_executor(processes, _deduct, path, start, most) for _ in range(2)]
+            return sum(await asyncio.gather(*jobs))
+
+        async def buy(start: float, most: int) -> int:
             await asyncio.sleep(max(0.0, start - time.time()))
-            while True:
+            for charged in range(most):
                 body = {"model": CHAT, "messages": HELLO, "max_tokens": 30}
                 reply = await front.post("/chat/completions", body)
                 if reply.status_code != 200:
                     assert reply.status_code == 402, reply.text
                     return charged
-                charged += 1
+            return most
 
-        answered = sum(await asyncio.gather(*(buy() for _ in range(12))))
-        deducted = sum(await asyncio.gather(*spending))
+        async def buy_side_by_side(start: float, most: int) -> int:
+            return sum(await asyncio.gather(*(buy(start, most) for _ in range(12))))
+
+        # Once each beforehand: all have loaded what they need, so neither side is done with the
+        # credits before the other begins, however slow the machine.
+        answered, deducted = await buy_side_by_side(0, 1), await deduct(0, 1)
+        assert (answered, deducted) == (12, 2)
+        start = time.time() + 0.3
+        more_deducted, more_answered = await asyncio.gather(
+            deduct(start, 1_000), buy_side_by_side(start, 1_000)
+        )
+        answered, deducted = answered + more_answered, deducted + more_deducted
         await front.settled(answered)
         charges = front.shop.value("SELECT sum(charge) FROM requests")
         left = front.balance()
-        assert answered > 0
-        assert deducted > 0
-        assert left + charges + deducted * 1_000_000 == 400_000_000
+        assert left + charges + deducted * 1_000_000 == 1_000_000_000
         assert front.shop.account(front.account)["owed"] == 0
         assert left < 100_000_000  # they went on until all else was held or spent
         assert verify(front.shop.database).difference is None

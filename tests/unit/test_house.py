@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -113,7 +115,8 @@ def pins(lock: str) -> dict[str, tuple[str, int]]:
         if block.startswith("#"):
             continue
         name, _, rest = block.partition("==")
-        found[canonicalize_name(name.strip())] = (rest.split()[0], block.count("--hash=sha256:"))
+        name = canonicalize_name(Requirement(name).name)
+        found[name] = (rest.split()[0], block.count("--hash=sha256:"))
     return found
 
 
@@ -144,6 +147,36 @@ def test_the_locks_hold_what_pyproject_asks_for():
             version, _ = lock[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(version), f"{requirement}: {version} (make lock)"
     assert {name: dev[name] for name in runtime} == runtime
+
+
+def asked_with_extras(packages: Iterable[str]) -> set[str]:
+    """``name[extra]`` of everything that packages of these names want with an extra."""
+    wanted = [Requirement(line) for name in packages for line in metadata.requires(name) or ()]
+    return {
+        f"{canonicalize_name(one.name)}[{extra}]"
+        for one in wanted
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+        for extra in one.extras
+    }
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_pins_extras_under_the_name_they_are_asked_for(lock: str):
+    """Else the pip of Debian 12 refuses the lock once a newer release is out."""
+    there = {name for name in pins(lock) if installed(name)}
+    asked = asked_with_extras(there)
+    assert "markdown-it-py[linkify]" in asked
+    text = (ROOT / lock).read_text("utf-8")
+    assert [name for name in asked if f"\n{name}==" not in text] == []
+
+
+def installed(name: str) -> bool:
+    """Packages for another system may be pinned and not be here."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def test_the_node_lock_names_no_address_to_fetch_from():
