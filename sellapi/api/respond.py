@@ -122,11 +122,10 @@ class _Answer(HTTPResponse):
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        return (
-            (name.encode(), str(value).encode())
-            for name, value in self.headers.items()
-            if value != ""
-        )
+        """All of them as one: Sanic would write each by itself."""
+        lines = [f"{name}: {value}" for name, value in self.headers.items() if value != ""]
+        name, _, rest = "\r\n".join(lines).encode().partition(b": ")
+        yield name, rest
 
 
 class Wire:

@@ -43,19 +43,22 @@ class Usage(msgspec.Struct, frozen=True):
     """The provider's own usage object as JSON, b"" when it sent none."""
 
     def __post_init__(self) -> None:
-        counts = (
-            self.input,
-            self.cache_read,
-            self.cache_write,
-            self.cache_write_1h,
-            self.audio_input,
-            self.image_input,
-            self.output,
-            self.image_output,
-            self.images,
-            self.reasoning,
-        )
-        if min(counts) < 0 or sum(counts).__class__ is not int:
+        try:
+            every_bit = (  # of whole numbers, negative as soon as one is
+                self.input
+                | self.cache_read
+                | self.cache_write
+                | self.cache_write_1h
+                | self.audio_input
+                | self.image_input
+                | self.output
+                | self.image_output
+                | self.images
+                | self.reasoning
+            )
+        except TypeError:
+            every_bit = -1
+        if every_bit < 0:
             raise ValueError("usage buckets must be non-negative whole numbers")
         if self.reasoning > self.output:
             raise ValueError("reasoning tokens are a subset of output")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -162,11 +163,11 @@ class Forwarder:
         except KeyError:  # removed since the request was admitted
             raise _no_route() from None
         job = _job(hold, attempt.route, link)
-        if not (link.private or link.native) and _names_urls(job):
-            job.private_base_url = await link.leads_inside()
-        urls = link.adapter.media_urls(job)
-        if urls:
-            job.media = await fetch_media(urls, leave_unknown=link.adapter.takes_urls)
+        if _names_urls(job):
+            if not (link.private or link.native):
+                job.private_base_url = await link.leads_inside()
+            if urls := link.adapter.media_urls(job):
+                job.media = await fetch_media(urls, leave_unknown=link.adapter.takes_urls)
         return link, job, link.adapter.encode(job)
 
     def _call(self, link: Link, attempt: Attempt, outbound: Outbound) -> Call:
@@ -354,15 +355,16 @@ def _job(hold: Hold, route: Route, link: Link) -> Job:
     )
 
 
+@lru_cache(maxsize=10_000)
 def _account_tag(account_id: int) -> str:
     """What stands in for a customer upstream: stable, and says nothing about who it is."""
     return hashlib.sha256(f"sellapi account {account_id}".encode()).hexdigest()[:24]
 
 
 def _names_urls(job: Job) -> bool:
-    """Whether a chat may name files by URL (keys may be spelled with escapes)."""
+    """Whether a chat may name files by URL (keys may be spelled with escapes); most do not."""
     raw = bytes(job.fields.get("messages", b""))
-    return b'url"' in raw or b'file_data"' in raw or b"\\u" in raw
+    return b'url"' in raw or b'data"' in raw or b"\\u" in raw
 
 
 # -- the end of an answer --------------------------------------------------------------------------

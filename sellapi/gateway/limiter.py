@@ -6,6 +6,7 @@ own, and so have rejected calls, so that neither eats into what a customer paid 
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections import OrderedDict, deque
@@ -59,6 +60,12 @@ class _Storage(MemoryStorage):
 
     def expire(self) -> None:
         self._MemoryStorage__expire_events()  # type: ignore[attr-defined]
+
+
+# The library wraps each of these twice, to rename errors that memory never raises; every request
+# comes through here several times.
+_acquire_entry = inspect.unwrap(MemoryStorage.acquire_entry)
+_moving_window = inspect.unwrap(MemoryStorage.get_moving_window)
 
 
 class _Scope:
@@ -152,7 +159,7 @@ class Limiter:
 
     def _figures(self, scope: _Scope, need: int) -> Quota:
         """What is left in a window once ``need`` more are counted; raises `RateLimited`."""
-        start, count = self._storage.get_moving_window(scope.key, scope.amount, 60)
+        start, count = _moving_window(self._storage, scope.key, scope.amount, 60)
         left = scope.amount - count - need
         reset = max(1, math.ceil(start + 60 - time.time())) if count else 60
         if left < 0:
@@ -160,7 +167,7 @@ class Limiter:
         return Quota(scope.amount, left, reset)
 
     def _count(self, scope: _Scope) -> None:
-        self._storage.acquire_entry(scope.key, scope.amount, 60)
+        _acquire_entry(self._storage, scope.key, scope.amount, 60)
 
     def _refuse(self, scope: _Scope, quota: Quota) -> NoReturn:
         whose = "account" if scope.name[1] == "a" else "key"

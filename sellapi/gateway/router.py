@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,40 +92,13 @@ class Router:
 
     # -- places ------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def place(self, route: Route, *, wait: bool) -> AsyncIterator[None]:
-        """One of the route's places for the length of the block.
+    def place(self, route: Route, *, wait: bool) -> _Place:
+        """One of the route's places for the length of an ``async with`` block.
 
         A full route is waited for only with ``wait``, by as many calls as it has places. Raises
         `UpstreamFailure` ``queue_full``.
         """
-        health, most = self.health(route), route.max_concurrency
-        if most is not None and health.in_flight >= most:
-            if not wait or len(health.waiting) >= most:
-                raise queue_full()
-            await self._stand_in_line(health)
-        else:
-            health.in_flight += 1
-        try:
-            yield
-        finally:
-            _hand_over(health)
-
-    async def _stand_in_line(self, health: Health) -> None:
-        """Until a place is handed over by a call that ends."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        health.waiting.append(turn)
-        try:
-            async with asyncio.timeout(QUEUE_TIMEOUT_S):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                _hand_over(health)  # it came in the very moment we gave up
-            elif turn in health.waiting:
-                health.waiting.remove(turn)
-            if isinstance(error, TimeoutError):
-                raise queue_full() from None
-            raise
+        return _Place(self.health(route), route.max_concurrency, wait=wait)
 
     # -- health ------------------------------------------------------------------------------------
 
@@ -208,6 +179,46 @@ class Router:
             for route_id, h in self._health.items()
             if route_id in model_routes
         ]
+
+
+class _Place:
+    """See `Router.place`. Written out: a generator's context manager costs more than the routing."""
+
+    __slots__ = ("_health", "_most", "_wait")
+
+    def __init__(self, health: Health, most: int | None, *, wait: bool) -> None:
+        self._health = health
+        self._most = most
+        self._wait = wait
+
+    async def __aenter__(self) -> None:
+        health, most = self._health, self._most
+        if most is None or health.in_flight < most:
+            health.in_flight += 1
+        elif not self._wait or len(health.waiting) >= most:
+            raise queue_full()
+        else:
+            await _stand_in_line(health)
+
+    async def __aexit__(self, *_: object) -> None:
+        _hand_over(self._health)
+
+
+async def _stand_in_line(health: Health) -> None:
+    """Until a place is handed over by a call that ends."""
+    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    health.waiting.append(turn)
+    try:
+        async with asyncio.timeout(QUEUE_TIMEOUT_S):
+            await turn
+    except BaseException as error:
+        if turn.done() and not turn.cancelled():
+            _hand_over(health)  # it came in the very moment we gave up
+        elif turn in health.waiting:
+            health.waiting.remove(turn)
+        if isinstance(error, TimeoutError):
+            raise queue_full() from None
+        raise
 
 
 def _hand_over(health: Health) -> None:

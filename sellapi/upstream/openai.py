@@ -207,23 +207,18 @@ def _stream_options(job: Job) -> msgspec.Raw:
 
 
 def _limit(out: dict[str, msgspec.Raw], job: Job) -> None:
-    """State one limit on the answer, never above what was paid for."""
-    stated = {name: out.pop(name) for name in _LIMITS if name in out}
-    stated = {name: raw for name, raw in stated.items() if bytes(raw) != _NULL}
-    if stated:
-        name = next(iter(stated))
-        numbers = [n for raw in stated.values() if type(n := _value(raw, name)) is int]
-        limit = min((n for n in (*numbers[:1], job.output_limit) if n is not None), default=None)
-        if len(stated) > 1:
-            name = "max_tokens"  # known by every provider that does not refuse it
-            limit = limit if job.output_limit is None else job.output_limit  # the billed one
-    elif job.bounded:
-        name, limit = "max_tokens", job.output_limit
-    else:
+    """State one limit on the answer: the one that is paid for (of those stated, the smallest)."""
+    stated = [name for name in _LIMITS if _given(out, name)]
+    given = out[stated[0]] if stated else None
+    for name in _LIMITS:
+        out.pop(name, None)
+    if given is None and not job.bounded:
         return
+    # max_tokens is known by every provider that does not refuse it.
+    name = stated[0] if len(stated) == 1 else "max_tokens"
     if job.quirks.openai.max_completion_tokens:
         name = "max_completion_tokens"
-    out[name] = _raw(limit) if limit is not None else next(iter(stated.values()))
+    out[name] = given if job.output_limit is None and given else _raw(job.output_limit)
 
 
 def _has_function_tools(fields: Mapping[str, msgspec.Raw]) -> bool:
@@ -251,9 +246,10 @@ def _inlined(raw: msgspec.Raw, job: Job) -> msgspec.Raw:
 
 def _messages(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
     data = bytes(raw)
-    if _FILE_ID.search(data) or b"\\u" in data:  # the key may be spelled with escapes
+    escapes = b"\\u" in data  # a key or role may be spelled with them
+    if escapes or (b'"file_id"' in data and _FILE_ID.search(data)):
         _refuse_file_ids(_value(raw, "messages"))
-    if not _SENT_BACK.search(data):
+    if not (escapes or b'"assistant"' in data) or not _SENT_BACK.search(data):
         return raw
     try:
         messages = msgspec.json.decode(data, type=list[msgspec.Raw])

