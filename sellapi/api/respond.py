@@ -117,8 +117,14 @@ class _Answer(HTTPResponse):
     __slots__ = ()
 
     def __init__(self, body: bytes, headers: dict[str, str]) -> None:
-        super().__init__(body)
+        # Not by way of Sanic's own, which makes two multidicts to throw away.
+        self.asgi = False
+        self.body = body
+        self.content_type = None
+        self.stream = None
+        self.status = 200
         self.headers: Any = headers
+        self._cookies = None
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:

@@ -22,6 +22,7 @@ from sellapi.storage.snapshot import Caller
 
 __all__ = ["Limiter", "Quota"]
 
+WINDOW_S = 60
 GET_FACTOR = 2
 """GETs may come this many times as often as POSTs."""
 REJECTED_FACTOR = 10
@@ -62,10 +63,8 @@ class _Storage(MemoryStorage):
         self._MemoryStorage__expire_events()  # type: ignore[attr-defined]
 
 
-# The library wraps each of these twice, to rename errors that memory never raises; every request
-# comes through here several times.
+# The library wraps it twice, to rename errors that memory never raises; every request counts twice.
 _acquire_entry = inspect.unwrap(MemoryStorage.acquire_entry)
-_moving_window = inspect.unwrap(MemoryStorage.get_moving_window)
 
 
 class _Scope:
@@ -93,8 +92,8 @@ class Limiter:
         if self._voids:
             self._refuse_abuse(caller, tier)
         for scope in self._post_scopes(caller, tier):
-            if self._kept(scope) >= scope.amount:  # else it fits anyway
-                self._figures(scope, need=1)
+            if len(self._storage.events.get(scope.key, ())) >= scope.amount:  # else it fits anyway
+                self._figures(scope)
 
     def spend(self, caller: Caller, tier: Tier) -> Quota:
         """Count one call against key and account at once and say what is left.
@@ -113,7 +112,7 @@ class Limiter:
     def spend_rejected(self, caller: Caller, tier: Tier) -> None:
         """Count a refused call (402, 403, 404); raises `RateLimited` when they come as a flood."""
         scope = self._scope("rk", caller.key_id, tier.rpm * REJECTED_FACTOR)
-        self._figures(scope, need=1)
+        self._figures(scope)
         self._count(scope)
 
     def expire(self) -> None:
@@ -145,29 +144,31 @@ class Limiter:
         )
 
     def _spend(self, of_key: _Scope, of_account: _Scope) -> Quota:
-        tighter = self._figures(of_key, need=1)
-        # Entries kept are never fewer than those in the window: often that settles it.
-        if of_account.amount - self._kept(of_account) <= tighter.remaining:
-            by_account = self._figures(of_account, need=1)
-            tighter = min(tighter, by_account, key=lambda quota: quota.remaining)
+        by_key, by_account = self._figures(of_key), self._figures(of_account)
         self._count(of_key)
         self._count(of_account)
-        return tighter
+        return by_account if by_account.remaining < by_key.remaining else by_key
 
-    def _kept(self, scope: _Scope) -> int:
-        return len(self._storage.events.get(scope.key, ()))
+    def _figures(self, scope: _Scope) -> Quota:
+        """What is left in a window once one more is counted; raises `RateLimited`.
 
-    def _figures(self, scope: _Scope, need: int) -> Quota:
-        """What is left in a window once ``need`` more are counted; raises `RateLimited`."""
-        start, count = _moving_window(self._storage, scope.key, scope.amount, 60)
-        left = scope.amount - count - need
-        reset = max(1, math.ceil(start + 60 - time.time())) if count else 60
+        The library's list has the newest first; what has left the window is taken off its end, so
+        that its length is the count.
+        """
+        events, now = self._storage.events.get(scope.key), time.time()
+        while events and events[-1].atime < now - WINDOW_S:
+            events.pop()
+        if not events:
+            left, reset = scope.amount - 1, WINDOW_S
+        else:
+            left = scope.amount - len(events) - 1
+            reset = max(1, math.ceil(events[-1].atime + WINDOW_S - now))
         if left < 0:
             self._refuse(scope, Quota(scope.amount, 0, reset))
         return Quota(scope.amount, left, reset)
 
     def _count(self, scope: _Scope) -> None:
-        _acquire_entry(self._storage, scope.key, scope.amount, 60)
+        _acquire_entry(self._storage, scope.key, scope.amount, WINDOW_S)
 
     def _refuse(self, scope: _Scope, quota: Quota) -> NoReturn:
         whose = "account" if scope.name[1] == "a" else "key"

@@ -126,7 +126,7 @@ class OpenAIAdapter:
             return decode_embeddings(job, body)
         if job.mode == "image":
             return decode_images(job, body)
-        if body.lstrip()[:1] != b"{":
+        if body[:1] != b"{" and body.lstrip()[:1] != b"{":
             return _events_unasked(job, body)
         return _completion(job, body)
 
