@@ -39,6 +39,8 @@ _ROLE = b'"role":"assistant",'
 _NULL_USAGE = b',"usage":null'
 _NULL_USAGE_LAST = b',"usage":null}'
 _CHOICES = b'"choices":['
+_FRAMES_MAX = 4
+"""Frames are looked for so often: where each event differs from the last, looking costs and never helps."""
 
 
 class OpenAIStream:
@@ -56,6 +58,9 @@ class OpenAIStream:
         self._head_in = b""
         """How this provider's chunks begin, up to the choices, and how ours do in their place."""
         self._head_out = b""
+        self._frame: _Frame | None = None
+        """An event that was a piece of text and nothing else, without that text."""
+        self._frames_left = _FRAMES_MAX
         self._ask = job.include_usage
         self._splitter = sse.Splitter()
         self._plain: list[bytes] | None = []
@@ -129,7 +134,7 @@ class OpenAIStream:
             for event in events:
                 if self.done:
                     break  # nothing counts after [DONE]
-                if (chunk := self._chunk(event)) is not None:
+                if (chunk := self._word(event) or self._chunk(event)) is not None:
                     out.append(chunk)
         except UpstreamFailure:
             self.pending = _join(out)
@@ -138,6 +143,26 @@ class OpenAIStream:
             if self._usage_raw is not raw:
                 self.usage = read_usage(self._usage_raw) or self.usage
         return _join(out)
+
+    def _word(self, event: bytes) -> bytes | None:
+        """What `_chunk` gives for a piece of text like the one before it, at a quarter of its cost.
+
+        None for any other event. Of the 52 events of a usual answer 49 are such pieces. An event that
+        is the same up to the text's first quote and from its last one on, with neither quote nor
+        backslash between, can only be the same JSON with another text.
+        """
+        frame = self._frame
+        if frame is None or not event.startswith(frame.before) or not event.endswith(frame.after):
+            return None
+        text = event[len(frame.before) : -len(frame.after)]
+        same = len(event) >= frame.size and text.isascii() and b'"' not in text
+        if not same or b"\\" in text:
+            return None
+        self.text.ascii += len(text)
+        event = self._last = frame.before_out + text + frame.after_out
+        if self._kept is not None:
+            self._kept.append(event)
+        return event
 
     def _chunk(self, event: bytes) -> bytes | None:
         """The event to forward; None when it is withheld. Raises `UpstreamFailure`."""
@@ -167,9 +192,12 @@ class OpenAIStream:
             if not chunk.choices:
                 self._usage_event = event
                 return None
-        event = self._rewrite(event, chunk, has_usage)
+        came, event = event, self._rewrite(event, chunk, has_usage)
         if fixes:
             event = _repair(event, fixes)
+        elif self._frames_left and not has_usage and (word := _only_word(chunk)):
+            self._frames_left -= 1
+            self._frame = _frame(word, came, event)
         if self._kept is not None:
             self._kept.append(event)
         self._last = event
@@ -290,6 +318,45 @@ class OpenAIStream:
                 "created": self._job.created,
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A piece of text's event as it came and as it goes out, up to and from the text's quotes on."""
+
+    before: bytes
+    after: bytes
+    before_out: bytes
+    after_out: bytes
+    size: int
+
+
+def _only_word(chunk: Chunk) -> str:
+    """The text of a chunk that holds nothing else; "" for any other."""
+    if chunk.choices is None or len(chunk.choices) != 1:
+        return ""
+    choice = chunk.choices[0]
+    delta = choice.delta
+    if delta is None or choice.finish_reason is not None or delta.role is not None:
+        return ""
+    others = (delta.reasoning_content, delta.reasoning, delta.refusal, delta.function_call)
+    if delta.tool_calls or any(others) or chunk.obfuscation is not ABSENT:
+        return ""
+    word = delta.content or ""
+    plain = word.isascii() and word.isprintable() and not {'"', "\\"} & set(word)
+    return word if plain else ""
+
+
+def _frame(word: str, came: bytes, out: bytes) -> _Frame | None:
+    """The frame of a word's event; None where the word is not found as it is, or more than once."""
+    text = word.encode("ascii")
+    for key in (b'"content":"', b'"content": "'):
+        quoted = key + text + b'"'
+        if came.count(quoted) == 1 == out.count(quoted):
+            at, at_out = came.index(quoted) + len(key), out.index(quoted) + len(key)
+            after, after_out = came[at + len(text) :], out[at_out + len(text) :]
+            return _Frame(came[:at], after, out[:at_out], after_out, at + len(after))
+    return None
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from sellapi.domain.usage import Usage
+from sellapi.upstream import openai_stream
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.openai import OpenAIAdapter
 from tests.support.openai_job import openai_job
@@ -237,6 +238,71 @@ def test_everything_the_model_wrote_is_counted_and_odd_types_survive(payload, to
     found = decoder()
     found.feed(b"data: " + payload.encode() + b"\n\n")
     assert found.text.tokens == tokens
+
+
+TEXTS = st.text(max_size=6) | st.sampled_from(
+    ("word ", "", ' "quoted" ', "back\\slash", "\n", "é", "雨", "a" * 40, '"content":"', "usage")
+)
+DELTAS = st.sampled_from(
+    (
+        lambda text: {"content": text},
+        lambda text: {"content": text},
+        lambda text: {"role": "assistant", "content": text},
+        lambda text: {"content": text, "refusal": None, "tool_calls": None},
+        lambda text: {"content": text, "extra": text},
+        lambda text: {"content": text, "reasoning": "content"},
+        lambda text: {"reasoning_content": text, "content": None},
+        lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]},
+    )
+)
+SHAPES = st.builds(
+    lambda delta, index, usage, more: (
+        lambda text: (
+            {
+                "id": "c1",
+                "model": "up-1",
+                "choices": [{"index": index, "delta": delta(text)} | more],
+            }
+            | usage
+        )
+    ),
+    DELTAS,
+    st.sampled_from((0, 0, 0, 1)),
+    st.sampled_from(
+        ({}, {"usage": None}, {"usage": None, "x": 1}, {"obfuscation": "ab"}, {"usage": COUNTED})
+    ),
+    st.sampled_from(({}, {"logprobs": None}, {"finish_reason": None}, {"finish_reason": "stop"})),
+)
+RUNS = st.lists(st.tuples(SHAPES, st.lists(TEXTS, min_size=1, max_size=6)), max_size=8)
+
+
+@given(RUNS, st.booleans(), st.sampled_from(((",", ":"), None)))
+def test_words_that_take_the_short_way_come_out_as_by_the_long_way(runs, ask, separators):
+    chunks = [shape(text) for shape, texts in runs for text in texts]
+    raw = [
+        b"data: " + json.dumps(c, separators=separators, ensure_ascii=n % 2 == 0).encode() + b"\n\n"
+        for n, c in enumerate(chunks)
+    ]
+    raw.append(b"data: [DONE]\n\n")
+
+    def outcome(frames):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(openai_stream, "_FRAMES_MAX", frames)
+            found = decoder(include_usage=ask)
+            try:
+                out = b"".join(found.feed(piece) for piece in raw) + found.end()
+            except UpstreamFailure as failure:
+                return failure.reason, found.pending
+        return out, (found.text.ascii, found.text.other), found.finish_reasons, found.usage
+
+    assert outcome(1_000) == outcome(0)
+
+
+def test_what_stands_behind_a_word_is_not_counted_as_text():
+    found = decoder()
+    for delta in ('{"content":"abc"}', '{"content":"def","extra":"ghi"}', '{"content":"jkl"}'):
+        found.feed(b'data: {"model":"m","choices":[{"delta":%b}]}\n\n' % delta.encode())
+    assert found.text.ascii == len("abcdefjkl")
 
 
 def test_an_unstreamed_client_gets_one_completion():
