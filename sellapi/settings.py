@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     """Printed in 401, 402 and 403: where to get keys and credits."""
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
-    engine: Literal["pyreqwest", "httpx"] = "pyreqwest"
+    engine: Literal["asyncio", "httpx"] = "asyncio"
     """What carries calls to providers; httpx for odd proxies and platforms."""
     connect_timeout: float = 5.0
     """Seconds to connect to a provider."""

@@ -1,6 +1,6 @@
 """The seam to the network: a call goes out, a reply or a stream comes back.
 
-Nothing else in the request path does I/O. Engines (pyreqwest, httpx, the in-process demo) satisfy
+Nothing else in the request path does I/O. Engines (our own, httpx, the in-process demo) satisfy
 `Engine`; what they share stands here: the first-byte and idle deadlines, the bounded queue, the
 size-bounded decoding of compressed replies, and the words in which a failure is told. Those words
 never hold a URL, a host or a key: the libraries' own messages do, so they are read and dropped.
@@ -178,17 +178,12 @@ class Deadline:
         self._due = due
 
     def done(self) -> None:
-        """The await gave a result. Raises `CancelledError` if it swallowed a cancellation.
+        """The await gave a result.
 
-        pyreqwest picks at random when a result and a cancellation arrive together; a client that
-        hung up must not be lost that way.
+        A cancellation that arrives together with it is not lost: asyncio then throws it into the
+        task instead of the result, or at the next await.
         """
-        task = self._task
         self._waiting = False
-        if task is not None and task.cancelling() > self._before:
-            if self.expired():
-                return  # the result came in the very instant of the deadline: take it
-            raise asyncio.CancelledError
 
     def expired(self) -> bool:
         """Whether the exception just caught is the deadline's doing (then it is uncancelled)."""

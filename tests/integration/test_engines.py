@@ -19,12 +19,12 @@ import pytest
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.client import Call, Engine, EngineOptions
 from sellapi.upstream.engine_httpx import HttpxEngine
-from sellapi.upstream.engine_pyreqwest import PyreqwestEngine
+from sellapi.upstream.engine_asyncio import AsyncioEngine
 from tests.support.raw_server import CHUNKED, Authority, Peer, chunked, head, raw_server, whole
 
 KEY = "sk-provider-secret"
 ENGINES: dict[str, Callable[[EngineOptions], Engine]] = {
-    "pyreqwest": PyreqwestEngine,
+    "asyncio": AsyncioEngine,
     "httpx": HttpxEngine,
 }
 
@@ -752,7 +752,7 @@ async def test_calls_beyond_the_lanes_share_a_client(monkeypatch: Any) -> None:
     """More calls at once than pyreqwest lanes: all are answered, each on its connection."""
     monkeypatch.setattr("sellapi.upstream.lanes.LANES_MAX", 2)
     release = asyncio.Event()
-    async with raw_server(answer) as server, running("pyreqwest") as engine:
+    async with raw_server(answer) as server, running("asyncio") as engine:
         for _ in range(2):
             tasks = [asyncio.create_task(hold(engine, server.url, release)) for _ in range(6)]
             await asyncio.sleep(0.05)
