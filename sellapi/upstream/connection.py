@@ -11,8 +11,8 @@ the list and the dict it fills.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
+from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -28,19 +28,21 @@ HELD_MAX = 256 * 1024
 SLICE = 64 * 1024
 """A body up to this size goes out in one write with the head, a longer one in such pieces."""
 VERSIONS = ("1.1", "1.0")
-CODINGS = (None, "chunked", "identity")
+CODINGS = (b"", b"chunked", b"identity")
 
 
 class Connection(asyncio.Protocol):
     """Satisfies httptools' callbacks and asyncio's.
 
-    ``status`` is 0 until the reply's head is there; ``headers`` have lower-case names.
+    ``status`` is 0 until the reply's head is there; ``fields`` are its headers as they came,
+    ``encoding`` its Content-Encoding.
     ``idle_until`` belongs to the pool. ``on_lost`` is called once, when the connection is gone.
     """
 
     __slots__ = (
         "_broken",
         "_busy",
+        "_chunked",
         "_complete",
         "_fields",
         "_full",
@@ -56,7 +58,8 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent",
         "_waiter",
-        "headers",
+        "encoding",
+        "fields",
         "idle_until",
         "on_body",
         "on_header",
@@ -72,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._parts: list[bytes] = []
         self._fields: dict[bytes, bytes] = {}
+        self.fields: dict[bytes, bytes] = {}
         self.on_body = self._parts.append
         self.on_header = self._fields.__setitem__
         self._parser = HttpResponseParser(self)
@@ -79,10 +83,10 @@ class Connection(asyncio.Protocol):
         self._broken: Callable[[], UpstreamFailure] | None = None
         self._unsent = memoryview(b"")
         self._busy = self._complete = self._lasting = self._lost = False
-        self._full = self._paused = False
+        self._full = self._paused = self._chunked = False
         self._held = self._overhead = 0
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.encoding: str | None = None
         self.idle_until = 0.0
 
     # What the engine does ---------------------------------------------------------------------
@@ -158,8 +162,7 @@ class Connection(asyncio.Protocol):
     # What the transport tells -----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
 
     def data_received(self, data: bytes) -> None:
         if not self._busy or self._complete:
@@ -176,10 +179,11 @@ class Connection(asyncio.Protocol):
         self._lost = True
         del self._parser  # it holds our methods: without it no cycle is left for the collector
         if self._broken is None and not self._complete:
-            self._complete = exc is None and self._ends_with_the_connection()
-            if self.status == 0 or not (exc is None or isinstance(exc, ssl.SSLError)):
+            if self.status == 0 or exc is not None:
                 self._broken = connection_lost
-            elif not self._complete:
+            elif self._ends_with_us():
+                self._complete = True
+            else:
                 self._broken = truncated
         self._wake()
         self._on_lost(self)
@@ -239,12 +243,12 @@ class Connection(asyncio.Protocol):
             if not waiter.done():  # cancelled, but its task has not run yet
                 waiter.set_result(None)
 
-    def _ends_with_the_connection(self) -> bool:
-        headers = self.headers
+    def _ends_with_us(self) -> bool:
+        """Whether the close of the connection is the end of the body."""
         return (
             self.status != 0
-            and "content-length" not in headers
-            and headers.get("transfer-encoding", "").lower() != "chunked"
+            and not self._chunked
+            and all(name.lower() != b"content-length" for name in self.fields)
         )
 
     # What the parser tells --------------------------------------------------------------------
@@ -254,22 +258,25 @@ class Connection(asyncio.Protocol):
             raise HttpParserError("a second answer")
 
     def on_headers_complete(self) -> None:
-        parser, fields = self._parser, self._fields
+        parser = self._parser
         status = parser.get_status_code()
         if status < 200:
             if status < 100 or status == 101:
                 raise HttpParserError("no status for an answer")
-            fields.clear()
+            self._fields.clear()
             return
-        headers = self.headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1").strip()
-            for name, value in fields.items()
-        }
         if parser.get_http_version() not in VERSIONS:
             raise HttpParserError("an HTTP of another time")
-        coding = headers.get("transfer-encoding")
-        if coding not in CODINGS and str(coding).lower() not in CODINGS:
+        fields = self.fields = self._fields.copy()  # trailers will be no part of it
+        coding, self.encoding = b"", None
+        for name in fields:  # the few headers we need ourselves; the rest is read by who asks
+            if len(name) == 16 and name.lower() == b"content-encoding":
+                self.encoding = fields[name].decode("latin-1")
+            elif len(name) == 17 and name.lower() == b"transfer-encoding":
+                coding = fields[name].strip().lower()
+        if coding not in CODINGS:
             raise HttpParserError("a coding we never asked for")
+        self._chunked = coding == b"chunked"
         self.status = status
         self._overhead = 0
         self._wake()

@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import httpx
 from aiohappyeyeballs import start_connection
@@ -26,8 +26,10 @@ from sellapi.upstream.client import EngineOptions, not_connected
 from sellapi.upstream.connection import Connection
 from sellapi.upstream.tls import tls_context
 
-__all__ = ["Dialer", "Origin", "Proxy"]
+__all__ = ["HOST", "Dialer", "Origin", "Proxy"]
 
+HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+")
+"""A name in ASCII, or an address without brackets; `httpx.URL` lets more through."""
 EYEBALLS_S = 0.25
 """How long one address is tried before the next one joins in."""
 TUNNEL_HEAD_MAX = 64 * 1024
@@ -59,13 +61,13 @@ class Proxy:
             host = parsed.raw_host.decode("ascii")
         except (httpx.InvalidURL, ValueError):
             return None
-        if parsed.scheme != "http" or not host:
+        if parsed.scheme != "http" or not HOST.fullmatch(host):
             return None
         authorization = None
         if parsed.userinfo:
             pair = f"{parsed.username}:{parsed.password}".encode()
             authorization = f"Basic {base64.b64encode(pair).decode('ascii')}"
-        return cls(host.strip("[]"), parsed.port or 80, authorization)
+        return cls(host, parsed.port or 80, authorization)
 
 
 class Dialer:
@@ -93,8 +95,7 @@ class Dialer:
                     )
                 else:
                     connection = await self._through(self._proxy, origin, build)
-        except (OSError, RuntimeError, ValueError):
-            # uvloop tells some failures as RuntimeError; a name that is none is a UnicodeError
+        except Exception:  # of many kinds (UnicodeError of a name, RuntimeError of uvloop): unsent
             raise not_connected() from None
         return connection
 
@@ -128,7 +129,12 @@ async def _open(
     """Connect; with a ``context`` over TLS, checked against ``name``. TCP_NODELAY is the loop's."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     sock = await start_connection(found, happy_eyeballs_delay=EYEBALLS_S)
+    if task is not None and task.cancelling() > before:
+        sock.close()  # the race waits for its losers, and swallows a cancellation that comes then
+        raise asyncio.CancelledError
     return await loop.create_connection(build, sock=sock, ssl=context, server_hostname=name)
 
 
@@ -164,15 +170,14 @@ class Tunnel(asyncio.Protocol):
             raise ConnectionRefusedError  # bytes after the head would be taken for the provider's
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         if b"\r\n\r\n" in self._received or len(self._received) > TUNNEL_HEAD_MAX:
             self._told()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._told()
 
     def _told(self) -> None:

@@ -39,7 +39,7 @@ from sellapi.upstream.client import (
     timed_out,
 )
 from sellapi.upstream.connection import Connection
-from sellapi.upstream.dial import Dialer, Origin, Proxy
+from sellapi.upstream.dial import HOST, Dialer, Origin, Proxy
 
 __all__ = ["AsyncioEngine"]
 
@@ -71,11 +71,11 @@ class AsyncioEngine:
 
 
 class AsyncioExchange(Exchange):
-    __slots__ = ("_connection", "_headers", "_heads", "_origin", "_pool", "_status")
+    __slots__ = ("_connection", "_fields", "_heads", "_origin", "_pool", "_status")
 
     _origin: Origin
     _status: int
-    _headers: Mapping[str, str]
+    _fields: dict[bytes, bytes]
 
     def __init__(self, heads: Heads, pool: Pool, call: Call, slots: Slots) -> None:
         super().__init__(call, slots)
@@ -89,7 +89,10 @@ class AsyncioExchange(Exchange):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return self._headers
+        return {
+            name.decode("latin-1").lower(): value.decode("latin-1").strip()
+            for name, value in self._fields.items()
+        }
 
     async def _send(self) -> str | None:
         call = self._call
@@ -103,8 +106,8 @@ class AsyncioExchange(Exchange):
         while not connection.status:
             await connection.wait()
         self._status = connection.status
-        headers = self._headers = connection.headers
-        return headers.get("content-encoding")
+        self._fields = connection.fields
+        return connection.encoding
 
     async def _raw(self) -> bytes | None:
         connection = self._connection
@@ -126,7 +129,7 @@ class AsyncioExchange(Exchange):
         if connection is not None:
             self._pool.give_back(self._origin, connection)
 
-    def _failure(self, error: Exception) -> UpstreamFailure:
+    def _failure(self, _error: Exception) -> UpstreamFailure:
         """Ours are told as they are; what else an event loop may raise counts as sent."""
         return connection_lost()
 
@@ -141,6 +144,7 @@ class Pool:
         self._live: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._emptied: asyncio.Future[None] | None = None
 
     def take(self, origin: Origin) -> Connection | None:
         """An idle connection that still stands, or None."""
@@ -155,7 +159,7 @@ class Pool:
 
     async def connect(self, origin: Origin) -> Connection:
         """A new connection; raises `UpstreamFailure` ``connect``."""
-        connection = await self._dialer.connect(origin, self._live.discard)
+        connection = await self._dialer.connect(origin, self._gone)
         if self._closed or not connection.usable:
             connection.abort()
             raise not_connected()
@@ -185,8 +189,14 @@ class Pool:
         self._idle.clear()
         for connection in list(self._live):
             connection.abort()
-        while self._live:
-            await asyncio.sleep(0)
+        if self._live:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
+
+    def _gone(self, connection: Connection) -> None:
+        self._live.discard(connection)
+        if self._emptied is not None and not self._live and not self._emptied.done():
+            self._emptied.set_result(None)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let go of what has been idle for long; one timer for all of them."""
@@ -234,11 +244,11 @@ class Heads:
     def _write(self, call: Call) -> Head:
         try:
             url = httpx.URL(call.url)
-            host, netloc = url.raw_host.decode("ascii").strip("[]"), url.netloc.decode("ascii")
+            host, netloc = url.raw_host.decode("ascii"), url.netloc.decode("ascii")
             target = url.raw_path.decode("ascii")
         except (httpx.InvalidURL, ValueError):
             raise misconfigured() from None
-        if self._lost or url.scheme not in PORTS or not host or url.userinfo:
+        if self._lost or url.scheme not in PORTS or not HOST.fullmatch(host) or url.userinfo:
             raise misconfigured()
         headers = {
             "host": netloc,
