@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     engine: Literal["asyncio", "httpx"] = "asyncio"
-    """What carries calls to providers; httpx for odd proxies and platforms."""
+    """What carries calls to providers; httpx for proxies that are not http:// and odd platforms."""
     connect_timeout: float = 5.0
     """Seconds to connect to a provider."""
     stream_idle_timeout: float = 300.0

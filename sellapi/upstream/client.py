@@ -328,11 +328,12 @@ class Exchange(ABC):
         return piece
 
     async def read(self, limit: int) -> bytes:
-        first = await self.chunk()
+        chunk = self._raw if self._inflater is None else self.chunk
+        first = await chunk()
         if first is None:
             return b""
         parts, size = [first], len(first)
-        while size <= limit and (piece := await self.chunk()) is not None:
+        while size <= limit and (piece := await chunk()) is not None:
             parts.append(piece)
             size += len(piece)
         if size > limit:

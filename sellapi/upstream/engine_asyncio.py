@@ -151,7 +151,7 @@ class Pool:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if connection.usable:
+            if connection.usable:  # what is not, has been closed already
                 if asyncio.get_running_loop().time() < connection.idle_until:
                     return connection
                 connection.abort()  # the timer is late: so may be the news that the server left
