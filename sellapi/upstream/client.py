@@ -146,11 +146,11 @@ class Slots:
             async with asyncio.timeout(self._timeout_s):
                 await place
         except BaseException as error:
-            if place.cancelled():
+            if place.done() and not place.cancelled():
+                self.release()  # left in the very moment the slot was handed over
+            else:
                 with suppress(ValueError):  # it was passed over already
                     self._line.remove(place)
-            else:
-                self.release()  # left in the very moment the slot was handed over
             if isinstance(error, TimeoutError):
                 raise queue_full() from None
             raise

@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether it still stands, as far as the event loop has told."""
-        return not self._lost and not self._transport.is_closing()
+        return not self._lost and self._broken is None and not self._transport.is_closing()
 
     def send(self, head: bytes, body: bytes) -> None:
         """Begin an exchange. ``head`` ends where the number of Content-Length goes."""

@@ -107,6 +107,7 @@ class Dialer:
         try:
             await tunnel.ask(origin, proxy.authorization)
             connection = build()
+            connection.connection_made(transport)  # to abort, if the server speaks at once
             secure = await loop.start_tls(
                 transport, connection, self._context, server_hostname=_name(origin)
             )

@@ -20,7 +20,6 @@ from tests.support.raw_server import (
     CHUNKED,
     Authority,
     Peer,
-    RawServer,
     chunked,
     head,
     raw_server,
@@ -174,23 +173,24 @@ async def test_cancelling_a_handshake_closes_it() -> None:
         await until(lambda: descriptors() <= before)
 
 
-async def test_a_server_that_speaks_first_gets_no_call() -> None:
-    """A banner before our request is no answer; nothing of ours was sent."""
+@pytest.mark.parametrize("way", ["plain", "tls", "tunnel"])
+async def test_a_server_that_speaks_first_is_no_provider(way: str, tmp_path: Any) -> None:
+    """A banner before our request is no answer, whether we have begun to send or not."""
+    authority = Authority()
+    context = None if way == "plain" else authority.server_context(tmp_path, "127.0.0.1")
 
     async def script(peer: Peer) -> None:
         peer.send(b"220 mail.example ESMTP\r\n")
-        await peer.request()
+        await peer.gone()
 
-    async with raw_server(script) as server, running(KIND) as engine:
-        await fetch_or_fail(engine, server)
-        failure = await failing(engine, call(server.url))
-    assert failure.reason in ("connect", "reset", "garbage")
-    assert all(not r.line.startswith("HTTP") for r in server.requests)
-
-
-async def fetch_or_fail(engine: AsyncioEngine, server: RawServer) -> None:
-    with pytest.raises(UpstreamFailure):
-        await fetch(engine, call(server.url))
+    async with raw_server(script, tls=context) as server, raw_server(relay) as proxy:
+        named = f"http://127.0.0.1:{proxy.port}" if way == "tunnel" else None
+        async with running(KIND, ca_pem=authority.pem, proxy=named) as engine:
+            for _ in range(3):
+                failure = await failing(engine, call(server.url, first_byte_s=5))
+                assert failure.reason in ("connect", "reset", "garbage")
+            await until(lambda: not connections(engine))
+        await asyncio.wait_for(server.left.wait(), 1)
 
 
 # Proxies ------------------------------------------------------------------------------------------
