@@ -140,7 +140,7 @@ def _cpu_model() -> str:
 def describe() -> dict[str, Any]:
     """Commit, machine and versions, for the head of a result."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    packages = ("sanic", "uvloop", "pyreqwest", "httpx", "msgspec", "orjson", "peewee")
+    packages = ("sanic", "uvloop", "httptools", "httpx", "msgspec", "orjson", "peewee")
     versions = {name: metadata.version(name) for name in packages}
     versions["python"] = platform.python_version()
     versions["nginx"] = _run("nginx", "-v").rpartition("/")[2] if shutil.which("nginx") else ""

@@ -114,9 +114,9 @@ class Stage:
         process = self.start("sanic", command, port, self.cores.subject)
         self.subjects["sanic"] = Subject("sanic", port, process)
 
-    def add_sellapi(self, *, engine: str = "pyreqwest", accounts: int = 64) -> Subject:
+    def add_sellapi(self, *, engine: str = "asyncio", accounts: int = 64) -> Subject:
         """A real ``sellapi serve`` on a shop of its own, synchronous=FULL as it always is."""
-        name = "sellapi" if engine == "pyreqwest" else f"sellapi-{engine}"
+        name = "sellapi" if engine == "asyncio" else f"sellapi-{engine}"
         folder = self.folder / name
         folder.mkdir()
         database = folder / "shop.db"
@@ -124,7 +124,7 @@ class Stage:
         return self.serve(name, database, keys, engine=engine)
 
     def serve(
-        self, name: str, database: Path, keys: tuple[str, ...], *, engine: str = "pyreqwest"
+        self, name: str, database: Path, keys: tuple[str, ...], *, engine: str = "asyncio"
     ) -> Subject:
         port = free_port()
         env = {"SELLAPI_ENGINE": engine}

@@ -44,9 +44,9 @@ def build_engine(settings: Settings, provider: Provider, options: EngineOptions)
         from sellapi.upstream.engine_httpx import HttpxEngine
 
         return HttpxEngine(options)
-    from sellapi.upstream.engine_pyreqwest import PyreqwestEngine
+    from sellapi.upstream.engine_asyncio import AsyncioEngine
 
-    return PyreqwestEngine(options)
+    return AsyncioEngine(options)
 
 
 class Services:

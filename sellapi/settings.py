@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     """Printed in 401, 402 and 403: where to get keys and credits."""
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
-    engine: Literal["pyreqwest", "httpx"] = "pyreqwest"
-    """What carries calls to providers; httpx for odd proxies and platforms."""
+    engine: Literal["asyncio", "httpx"] = "asyncio"
+    """What carries calls to providers; httpx for proxies that are not http:// and odd platforms."""
     connect_timeout: float = 5.0
     """Seconds to connect to a provider."""
     stream_idle_timeout: float = 300.0

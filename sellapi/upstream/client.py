@@ -1,6 +1,6 @@
 """The seam to the network: a call goes out, a reply or a stream comes back.
 
-Nothing else in the request path does I/O. Engines (pyreqwest, httpx, the in-process demo) satisfy
+Nothing else in the request path does I/O. Engines (our own, httpx, the in-process demo) satisfy
 `Engine`; what they share stands here: the first-byte and idle deadlines, the bounded queue, the
 size-bounded decoding of compressed replies, and the words in which a failure is told. Those words
 never hold a URL, a host or a key: the libraries' own messages do, so they are read and dropped.
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -112,51 +113,72 @@ class EngineOptions:
 
 
 class Slots:
-    """At most ``max_connections`` calls in flight, at most ``queue_size`` more that wait."""
+    """At most ``max_connections`` calls in flight, at most ``queue_size`` more that wait in line.
 
-    __slots__ = ("_free", "_queue_size", "_timeout_s", "_waiting")
+    What a semaphore does, without its cost where nobody waits. A slot that becomes free goes
+    straight to the first in line: while one is free the line is empty.
+    """
+
+    __slots__ = ("_free", "_line", "_queue_size", "_timeout_s", "deadlines")
 
     def __init__(self, options: EngineOptions) -> None:
-        self._free = asyncio.Semaphore(options.max_connections)
+        self._free = options.max_connections
+        self._line: deque[asyncio.Future[None]] = deque()
         self._queue_size = options.queue_size
         self._timeout_s = options.queue_timeout_s
-        self._waiting = 0
+        self.deadlines: list[Deadline] = []
+        """Deadlines of calls that have ended, for the next ones: their timers go on running."""
 
-    async def acquire(self) -> None:
-        """Take a slot, waiting in line; raises `UpstreamFailure` ``queue_full``."""
-        if not self._free.locked():
-            await self._free.acquire()  # does not suspend
-            return
-        if self._waiting >= self._queue_size:
+    def take(self) -> bool:
+        """Take a slot if one is free."""
+        if self._free == 0:
+            return False
+        self._free -= 1
+        return True
+
+    async def wait(self) -> None:
+        """Wait in line for a slot; raises `UpstreamFailure` ``queue_full``."""
+        if len(self._line) >= self._queue_size:
             raise queue_full()
-        self._waiting += 1
+        place = asyncio.get_running_loop().create_future()
+        self._line.append(place)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._free.acquire()
-        except TimeoutError:
-            raise queue_full() from None
-        finally:
-            self._waiting -= 1
+                await place
+        except BaseException as error:
+            if place.done() and not place.cancelled():
+                self.release()  # left in the very moment the slot was handed over
+            else:
+                with suppress(ValueError):  # it was passed over already
+                    self._line.remove(place)
+            if isinstance(error, TimeoutError):
+                raise queue_full() from None
+            raise
 
     def release(self) -> None:
-        self._free.release()
+        while self._line:
+            place = self._line.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
 
 
 class Deadline:
-    """A time limit on the awaits of one call, one timer for all of them.
+    """A time limit on the awaits of one call at a time, one timer for all of them.
 
     What `asyncio.timeout` does, at a tenth of its cost per chunk: the timer is not moved at each
-    chunk; when it fires early it looks at the clock and sleeps on. Use:
-    ``start``, the await, then ``done`` after a result or ``expired`` after any exception.
+    chunk, nor stopped at the end of a call; when it fires early it looks at the clock and sleeps
+    on. Use: ``start``, the await, then ``done`` after a result or ``expired`` after any exception.
     """
 
-    __slots__ = ("_before", "_due", "_expired", "_handle", "_loop", "_task", "_waiting")
+    __slots__ = ("_before", "_due", "_expired", "_fires", "_handle", "_loop", "_task", "_waiting")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
-        self._due = 0.0
+        self._due = self._fires = 0.0
         self._before = 0
         self._waiting = False
         self._expired = False
@@ -169,26 +191,20 @@ class Deadline:
         self._task = task
         self._before = task.cancelling()
         self._waiting = True
-        due = self._loop.time() + seconds
+        due = self._due = self._loop.time() + seconds
         if self._handle is None:
-            self._handle = self._loop.call_at(due, self._fire)
-        elif due < self._due:
+            self._sleep()
+        elif due < self._fires:
             self._handle.cancel()
-            self._handle = self._loop.call_at(due, self._fire)
-        self._due = due
+            self._sleep()
 
     def done(self) -> None:
-        """The await gave a result. Raises `CancelledError` if it swallowed a cancellation.
+        """The await gave a result.
 
-        pyreqwest picks at random when a result and a cancellation arrive together; a client that
-        hung up must not be lost that way.
+        A cancellation that arrives together with it is not lost: asyncio then throws it into the
+        task instead of the result, or at the next await.
         """
-        task = self._task
         self._waiting = False
-        if task is not None and task.cancelling() > self._before:
-            if self.expired():
-                return  # the result came in the very instant of the deadline: take it
-            raise asyncio.CancelledError
 
     def expired(self) -> bool:
         """Whether the exception just caught is the deadline's doing (then it is uncancelled)."""
@@ -198,18 +214,27 @@ class Deadline:
         self._expired = False
         return self._task.uncancel() <= self._before
 
-    def close(self) -> None:
-        self._waiting = False
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+    def rest(self) -> bool:
+        """The call has ended; whether another one may use this (not while a task still waits)."""
+        if self._waiting:
+            self._waiting = False
+            if self._handle is not None:
+                self._handle.cancel()
+            return False
+        self._expired = False
+        self._task = None
+        return True
+
+    def _sleep(self) -> None:
+        self._fires = self._due
+        self._handle = self._loop.call_at(self._due, self._fire)
 
     def _fire(self) -> None:
         self._handle = None
         if not self._waiting:
             return
         if self._loop.time() < self._due:
-            self._handle = self._loop.call_at(self._due, self._fire)
+            self._sleep()
             return
         self._expired = True
         if self._task is not None:
@@ -255,11 +280,13 @@ class Exchange(ABC):
         """What an exception of the library means before the head has arrived."""
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._slots.acquire()
-        except asyncio.CancelledError as left:
-            raise LeftInLine from left
-        deadline = self._deadline = Deadline()
+        slots = self._slots
+        if not slots.take():
+            try:
+                await slots.wait()
+            except asyncio.CancelledError as left:
+                raise LeftInLine from left
+        deadline = self._deadline = slots.deadlines.pop() if slots.deadlines else Deadline()
         try:
             deadline.start(self._call.first_byte_s)
             encoding = await self._send()
@@ -280,7 +307,8 @@ class Exchange(ABC):
         await self._leave()
 
     async def _leave(self) -> None:
-        self._deadline.close()
+        if self._deadline.rest():
+            self._slots.deadlines.append(self._deadline)
         try:
             await self._release()
         finally:
@@ -300,11 +328,12 @@ class Exchange(ABC):
         return piece
 
     async def read(self, limit: int) -> bytes:
-        first = await self.chunk()
+        chunk = self._raw if self._inflater is None else self.chunk
+        first = await chunk()
         if first is None:
             return b""
         parts, size = [first], len(first)
-        while size <= limit and (piece := await self.chunk()) is not None:
+        while size <= limit and (piece := await chunk()) is not None:
             parts.append(piece)
             size += len(piece)
         if size > limit:
