@@ -490,13 +490,13 @@ _DAILY = _Many(
     "WHERE column1 IS NOT NULL "
     f"ON CONFLICT (day, model, account_id, key_id) DO UPDATE SET {_ADD_SUMS}",
 )
-_DAY_OVER = f"""
-INSERT INTO daily_models (day, model, requests, voided, input_tokens, output_tokens, images,
-    charged, cost, loss)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
-WHERE ?1 < (SELECT summed_before_day FROM retention)
-ON CONFLICT (day, model) DO UPDATE SET {_ADD_SUMS}
-"""
+_DAY_OVER = _Many(
+    10,
+    "INSERT INTO daily_models (day, model, requests, voided, input_tokens, output_tokens, images, "
+    "charged, cost, loss) SELECT * FROM",
+    "WHERE column1 < (SELECT summed_before_day FROM retention) "
+    f"ON CONFLICT (day, model) DO UPDATE SET {_ADD_SUMS}",
+)
 
 _Day = tuple[int, str, int, int]
 """``(days since 1970, model, account, key)``"""
@@ -550,8 +550,7 @@ def settle_all(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
             )
         day = (r.created_ms // DAY_MS, r.model, owner.id, r.key_id)
         sums = (1, 0, s.input_tokens, s.output_tokens, s.images, s.charge, s.cost, s.loss)
-        before = days.get(day)
-        days[day] = sums if before is None else _sum(before, sums)
+        _add(days, day, sums)
     if taken:
         _TAKE.run_exactly(tx, [msgspec.structs.astuple(s) for s in taken])
         _settle_owners(tx, [requests[s.request_id].owner for s in taken])
@@ -607,17 +606,20 @@ def _settle_owners(tx: Tx, owners: Iterable[_Owner]) -> None:
     )
 
 
-def _sum(some: _Sums, more: _Sums) -> _Sums:
-    return tuple(a + b for a, b in zip(some, more, strict=True))
+def _add(days: dict[Any, _Sums], day: Any, more: _Sums) -> None:
+    sums = days.get(day)
+    days[day] = more if sums is None else tuple(map(int.__add__, sums, more))
 
 
 def _add_to_days(tx: Tx, days: dict[_Day, _Sums]) -> None:
     """Add to the sums of the days requests began on, and to the summaries of those that have one."""
     _DAILY.run(tx, [(*day, *sums) for day, sums in days.items()])
     today = time.time() // 86_400
+    over: dict[tuple[int, str], _Sums] = {}
     for (day, model, _, _), sums in days.items():
         if day != today:
-            tx.execute(_DAY_OVER, (day, model, *sums))
+            _add(over, (day, model), sums)
+    _DAY_OVER.run(tx, [(*day, *sums) for day, sums in over.items()])
 
 
 def _add_to_day(tx: Tx, day: int, model: str, who: tuple[int, int], figures: _Sums) -> None:
