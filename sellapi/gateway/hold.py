@@ -181,7 +181,9 @@ class Hold:
     def _valid_until(self) -> float | None:
         caller = self.caller
         ends = (caller.key_expires_at, caller.secret_expires_at, self.catalog.next_change_at)
-        return min((end for end in ends if end is not None), default=None)
+        if ends == (None, None, None):
+            return None
+        return min(end for end in ends if end is not None)
 
     # -- attempts ----------------------------------------------------------------------------------
 

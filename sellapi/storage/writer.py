@@ -91,6 +91,7 @@ class Writer:
         self._waiting: deque[_Job] = deque()
         self._later: deque[_Job] = deque()
         self._wake = threading.Event()
+        self._waking = False
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,9 +132,15 @@ class Writer:
         future = self._loop.create_future()
         self._submitted += 1
         self._waiting.append(_Job(op, together, future, must))
-        if not self._wake.is_set():
-            self._wake.set()
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake_thread)
         return future
+
+    def _wake_thread(self) -> None:
+        """Behind what the loop has to do now: woken at once, the thread commits the first alone."""
+        self._waking = False
+        self._wake.set()
 
     def post(self, op: Any, together: Together[Any] | None = None) -> None:
         """Enqueue a ``must`` operation nobody waits for: it rides with the next batch.

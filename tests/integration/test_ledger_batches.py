@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -356,12 +356,12 @@ async def writer(shop, monkeypatch) -> AsyncIterator[Writer]:
     await asyncio.to_thread(writer.stop)
 
 
-@contextmanager
-def one_batch(writer: Writer):
+@asynccontextmanager
+async def one_batch(writer: Writer):
     """What is submitted inside becomes one batch."""
-    go = threading.Event()
-    writer.submit(lambda _: go.wait(5))
-    time.sleep(0.05)
+    go, busy = threading.Event(), threading.Event()
+    writer.submit(lambda _: (busy.set(), go.wait(5)))
+    await asyncio.to_thread(busy.wait, 5)
     yield
     go.set()
 
@@ -371,7 +371,7 @@ async def outcome(futures: list[asyncio.Future[Any]]) -> list[Any]:
 
 
 async def held(writer: Writer, shop: Shop, *names: str, amount: int = MICRO) -> None:
-    with one_batch(writer):
+    async with one_batch(writer):
         futures = [
             writer.submit(shop.request(name, amount=amount), ledger.hold_all) for name in names
         ]
@@ -382,7 +382,7 @@ async def test_a_batch_settles_then_holds_then_does_the_rest_and_marks_last(shop
     """Whatever the order it came in: freed credits may be held, a given up hold is found."""
     whole = 10_000 * MICRO
     await held(writer, shop, "old", amount=whole)
-    with one_batch(writer):
+    async with one_batch(writer):
         voided = writer.submit(lambda tx: ledger.void(tx, "new", now_ms=1), must=True)
         new = writer.submit(shop.request("new", amount=whole // 2), ledger.hold_all)
         settled = writer.submit(settlement("old", 2), ledger.settle_all, must=True)
@@ -398,7 +398,7 @@ async def test_a_batch_settles_then_holds_then_does_the_rest_and_marks_last(shop
 
 async def test_a_poisoned_hold_or_settlement_fails_alone(shop, writer):
     await held(writer, shop, "a", "b")
-    with one_batch(writer):
+    async with one_batch(writer):
         futures = [
             writer.submit(settlement("a", 2), ledger.settle_all, must=True),
             writer.submit(settlement("nobody"), ledger.settle_all, must=True),
@@ -429,7 +429,7 @@ async def test_a_charge_does_not_fail_by_the_words_beside_it(shop, writer):
         "usage_raw": bad, "provider": bad, "upstream_id": bad, "attempts": bad,
         "error": bad, "finish_reason": bad,
     }  # fmt: skip
-    with one_batch(writer):
+    async with one_batch(writer):
         futures = [
             writer.submit(settlement("a"), ledger.settle_all, must=True),
             writer.submit(settlement("b", **words), ledger.settle_all, must=True),
@@ -461,7 +461,7 @@ async def test_figures_that_changed_between_reading_and_writing_are_read_again(s
             writer._database.raw().execute("UPDATE keys SET spend_limit = 1 WHERE id = 2")
         return Priced(available // 4, 9, bounded=True)
 
-    with one_batch(writer):
+    async with one_batch(writer):
         futures = [
             writer.submit(shop.request("a", 1), ledger.hold_all),
             writer.submit(shop.request("b", 2), ledger.hold_all),
@@ -489,7 +489,7 @@ async def test_a_charge_whose_figures_keep_changing_waits_until_they_do_not(shop
             "CREATE TRIGGER meddle AFTER UPDATE OF state ON requests WHEN new.request_id = 'b' "
             "BEGIN UPDATE accounts SET balance = balance + 1; END"
         )
-    with one_batch(writer):
+    async with one_batch(writer):
         a, b, c = (
             writer.submit(settlement(name, 2), ledger.settle_all, must=True) for name in "abc"
         )
