@@ -12,7 +12,9 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,7 +30,6 @@ from sellapi.errors import ApiError, Overloaded
 from sellapi.gateway.demand import Asked
 from sellapi.gateway.stats import Stats
 from sellapi.storage import ledger
-from sellapi.storage.database import Tx
 from sellapi.storage.ledger import Delivery, Held, HoldRequest, Settled, Settlement
 from sellapi.storage.snapshot import Caller
 from sellapi.storage.writer import Writer
@@ -142,38 +143,25 @@ class Hold:
             image_quality=self.asked.demand.quality if self.asked.demand.images else None,
             reserve=self.priced.reserve,
             valid_until=self._valid_until(),
+            affordable=self._affordable(),
         )
-        cached = self.priced
         try:
-            result = await self.writer.submit(lambda tx: self._put(tx, request, cached))
+            result = await self.writer.submit(request, ledger.hold_all)
         except BaseException as error:
             self.end(error)  # it may still be written: the void is enqueued behind it
             raise
         if isinstance(result, Held):
             self.held = result
+            self.priced = result.priced or self.priced
         else:
             self._resolved = True  # nothing was written
         return result
 
-    def _put(
-        self, tx: Tx, request: HoldRequest, cached: Priced
-    ) -> Held | ledger.Stale | ledger.Short:
-        """A writer operation: hold, bounding an answer without a limit by what is there now."""
-        unstated = self.model.mode == "chat" and self.asked.demand.stated_output is None
-        if unstated and cached.bounded:
-            result: Held | ledger.Stale | ledger.Short = ledger.standing(tx, request)
-        else:
-            result = ledger.hold(tx, request)
-        if not (unstated and isinstance(result, ledger.Short)) or result.owed:
-            return result
-        priced = price_affordable(self.model, self.asked.demand, result.available)
-        if priced is None:
-            return result
-        self.priced = priced
-        bounded = msgspec.structs.replace(
-            request, amount=priced.hold, bounded=priced.bounded, reserve=0
-        )
-        return ledger.hold(tx, bounded)
+    def _affordable(self) -> Callable[[int], Priced | None] | None:
+        """Prices an answer without a limit by what is there when the hold is written."""
+        if self.model.mode != "chat" or self.asked.demand.stated_output is not None:
+            return None
+        return partial(price_affordable, self.model, self.asked.demand)
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,13 +176,14 @@ class Hold:
             self.end(error)
         if self._settled:
             delivery = Delivery.DELIVERED if self._delivered else Delivery.UNDELIVERED
-            request_id = self.request_id
-            self.writer.post(lambda tx: ledger.mark_delivery(tx, request_id, delivery))
+            self.writer.post((self.request_id, delivery), ledger.mark_all)
 
     def _valid_until(self) -> float | None:
         caller = self.caller
         ends = (caller.key_expires_at, caller.secret_expires_at, self.catalog.next_change_at)
-        return min((end for end in ends if end is not None), default=None)
+        if ends == (None, None, None):
+            return None
+        return min(end for end in ends if end is not None)
 
     # -- attempts ----------------------------------------------------------------------------------
 
@@ -260,7 +249,7 @@ class Hold:
             error=error,
             finish_reason=None if finish is None else finish[:40],
         )
-        future = self.writer.submit(lambda tx: ledger.settle(tx, settlement), must=True)
+        future = self.writer.submit(settlement, ledger.settle_all, must=True)
         self._count(usage.total_input + usage.total_output, amount, cost, error=error is not None)
         return Receipt(self, future, amount, usage.estimated, bounded)
 
@@ -364,6 +353,8 @@ class Hold:
 
     def _loss(self, attempts: list[Attempt]) -> int:
         """What providers may still bill for tries that came to nothing: prompts, and images."""
+        if not attempts:
+            return 0
         demand = self.asked.demand
         usage = msgspec.structs.replace(
             self.asked.estimate,

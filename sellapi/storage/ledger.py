@@ -5,18 +5,27 @@ credits and is then resolved exactly once, *settled* for the true charge or *voi
 takes a `Tx` inside a transaction and either does all of its work or, when it refuses, nothing.
 Amounts are microcredits. Correctness rests on conditional updates; the CHECK constraints and
 triggers of the schema say the same a second time.
+
+What every request needs is written for many at once (`hold_all`, `settle_all`, `mark_all`): one
+statement reads where all of them stand, they are decided in order on those figures, and one
+conditional statement a table writes the outcome. If it finds other figures than were read it raises
+`Moved`, and nothing of it may be committed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from itertools import chain
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 
 from sellapi.domain.credits import format_credits
-from sellapi.errors import Refused
+from sellapi.domain.holds import Priced
+from sellapi.errors import DatabaseUnavailable, Refused
 from sellapi.storage.database import Tx
 
 __all__ = [
@@ -24,6 +33,7 @@ __all__ = [
     "Entry",
     "Held",
     "HoldRequest",
+    "Moved",
     "Settled",
     "Settlement",
     "Short",
@@ -31,9 +41,11 @@ __all__ = [
     "credit",
     "debit",
     "hold",
+    "hold_all",
+    "mark_all",
     "mark_delivery",
     "settle",
-    "standing",
+    "settle_all",
     "sweep",
     "void",
 ]
@@ -41,6 +53,10 @@ __all__ = [
 DAY_MS = 86_400_000
 BALANCE_MAX = 4 * 10**18
 """Microcredits of one account; twice as much would not fit into the database's integers."""
+
+
+class Moved(DatabaseUnavailable):
+    """Figures changed between reading and writing them: roll back, and try again."""
 
 
 class Delivery(Enum):
@@ -75,6 +91,9 @@ class HoldRequest(msgspec.Struct, frozen=True):
     """Must be available besides ``amount``, but is not held (the quarter rule of money.md)."""
     valid_until: float | None = None
     """When the decision ends by itself: the key or its secret expires, a scheduled price begins."""
+    affordable: Callable[[int], Priced | None] | None = None
+    """For an answer without a stated limit: what to hold when so much is available, None for
+    nothing. Asked inside the transaction if the amount was bounded before, or is too much."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -82,6 +101,8 @@ class Held(msgspec.Struct, frozen=True):
 
     balance: int
     held: int
+    priced: Priced | None = None
+    """What is held instead of the amount asked for, by `HoldRequest.affordable`."""
 
 
 class Stale(msgspec.Struct, frozen=True):
@@ -105,7 +126,10 @@ class Short(msgspec.Struct, frozen=True):
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """What a request turned out to cost, and everything its receipt will say."""
+    """What a request turned out to cost, and everything its receipt will say.
+
+    The fields stand as `_TAKE` binds them.
+    """
 
     request_id: str
     charge: int
@@ -131,13 +155,12 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The charge stands. ``entry_id`` is None for a charge of nothing."""
+    """The charge stands."""
 
     charge: int
     balance: int
     held: int
     owed: int
-    entry_id: int | None
     repeated: bool = False
 
 
@@ -152,105 +175,303 @@ class Entry(msgspec.Struct, frozen=True):
     owed_after: int
 
 
-# -- requests: hold, settle, void --------------------------------------------------------------
+# -- many rows by one statement ----------------------------------------------------------------
 
-_HOLD_KEY = """
-UPDATE keys SET held = held + ?1
-WHERE id = ?2 AND version = ?3 AND (spend_limit IS NULL OR spent + held + ?6 <= spend_limit)
-  AND EXISTS (SELECT 1 FROM accounts WHERE id = ?4 AND version = ?5 AND owed = 0
-              AND balance - held >= ?6)
+_ROWS = 64
+"""Rows one statement takes; more are written by several."""
+
+
+class _Many:
+    """A statement that takes many rows of parameters, as ``v (column1, column2, …)``.
+
+    Its text ends in ``FROM`` and goes on behind the rows. One is prepared for 1, 2, 4 … `_ROWS` rows
+    and filled up with rows of NULL, which match nothing: so the driver's statement cache serves.
+
+    Every call into SQLite lets go of the interpreter's lock, and a busy event loop gives it back
+    late. Rows bound this way also cost the least by themselves: 6 us for each of 32 settlements,
+    against 9 by ``executemany`` and 13 by ``json_each`` (SQLite 3.40).
+    """
+
+    def __init__(self, columns: int, head: str, tail: str) -> None:
+        row = f"({', '.join('?' * columns)})"
+        sizes = [2**n for n in range(_ROWS.bit_length())]
+        self._texts = {
+            size: f"{head} (VALUES {', '.join([row] * size)}) AS v {tail}" for size in sizes
+        }
+        self._nothing = (None,) * columns
+
+    def run(self, tx: Tx, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Returns how many rows were written."""
+        written = 0
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            size = 1 << (len(part) - 1).bit_length()
+            bound = list(chain.from_iterable(part))
+            bound.extend(self._nothing * (size - len(part)))
+            written += _bind(tx, self._texts[size], bound).rowcount
+        return written
+
+    def run_exactly(self, tx: Tx, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Raises `Moved` unless every row was written."""
+        written = self.run(tx, rows)
+        if written != len(rows):
+            raise Moved(
+                f"the database was changed by another writer meanwhile: {written} of {len(rows)} "
+                "rows were as read; try again in a moment"
+            )
+
+
+def _bind(tx: Tx, text: str, values: Sequence[Any]) -> Any:
+    """Execute; text that has no UTF-8 form (a provider's lone surrogates) is stored with ``?``.
+
+    A charge must not fail by the words that stand beside it.
+    """
+    try:
+        return tx.execute(text, values)
+    except UnicodeEncodeError:  # raised while binding: nothing was executed yet
+        storable = [
+            value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for value in values
+        ]
+        return tx.execute(text, storable)
+
+
+# -- requests: hold ----------------------------------------------------------------------------
+
+
+class _Account(msgspec.Struct, array_like=True):
+    """Where an account stands; counted on while a batch is decided."""
+
+    id: int
+    version: int
+    balance: int
+    held: int
+    owed: int
+    more: int = 0
+    """What the batch holds."""
+
+
+class _Key(msgspec.Struct, array_like=True):
+    """Where a key stands."""
+
+    id: int
+    version: int
+    left: int | None
+    """Microcredits under the key's own limit."""
+    held: int
+    account: _Account
+    more: int = 0
+
+
+_STANDING = """
+SELECT (SELECT version FROM catalog_state), json_group_array(json_array(
+    k.id, k.version, k.spend_limit - k.spent - k.held, k.held,
+    json_array(a.id, a.version, a.balance, a.held, a.owed)))
+FROM json_each(?) AS asked JOIN keys AS k ON k.id = asked.value
+JOIN accounts AS a ON a.id = k.account_id
 """
-_HOLD_ACCOUNT = """
-UPDATE accounts SET held = held + ?1
-WHERE id = ?2 AND version = ?3 AND owed = 0 AND balance - held >= ?1
-RETURNING balance, held
-"""
-_HOLD_REQUEST = """
-INSERT INTO requests (request_id, account_id, key_id, instance_id, model, mode, price_id, state,
-    hold, streamed, bounded, retry_of, image_size, image_quality, created_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?, ?)
-"""
-_WHY = """
-SELECT a.version, a.balance, a.held, a.owed, k.version, k.spend_limit - k.spent - k.held, k.held
-FROM accounts a, keys k WHERE a.id = ? AND k.id = ? AND k.account_id = a.id
-"""
+_READ_KEYS = msgspec.json.Decoder(list[_Key])
+_BY_ID = attrgetter("id")
+_HOLD_KEYS = _Many(
+    3,
+    "UPDATE keys SET held = held + v.column3 FROM",
+    "WHERE id = v.column1 AND version = v.column2 "
+    "AND (spend_limit IS NULL OR spent + held + v.column3 <= spend_limit)",
+)
+_HOLD_ACCOUNTS = _Many(
+    3,
+    "UPDATE accounts SET held = held + v.column3 FROM",
+    "WHERE id = v.column1 AND version = v.column2 AND owed = 0 AND balance - held >= v.column3",
+)
+_HOLD_REQUESTS = _Many(
+    14,
+    "INSERT INTO requests (request_id, account_id, key_id, instance_id, model, mode, price_id, "
+    "state, hold, streamed, bounded, retry_of, image_size, image_quality, created_ms) "
+    "SELECT column1, column2, column3, column4, column5, column6, column7, 'held', column8, "
+    "column9, column10, column11, column12, column13, column14 FROM",
+    "WHERE column1 IS NOT NULL",
+)
+_STALE = Stale()
 
 
 def hold(tx: Tx, h: HoldRequest) -> Held | Stale | Short:
-    """Hold ``h.amount``: all or nothing.
+    """`hold_all` for one."""
+    return hold_all(tx, [h])[0]
+
+
+def hold_all(tx: Tx, requests: Sequence[HoldRequest]) -> list[Held | Stale | Short]:
+    """Hold what each asks for, in order, or nothing for it.
 
     Checks key and account by the versions they were read at (a change of status, expiry, allowlist,
     limit or tier raises the version), the times that end by themselves, the catalog's version, what
     the account owes and has, and the key's own limit (spent + held).
     """
-    if _outdated(tx, h):
-        return Stale()
-    needed = h.amount + h.reserve
-    done = tx.execute(
-        _HOLD_KEY, (h.amount, h.key_id, h.key_version, h.account_id, h.account_version, needed)
+    catalog_version, keys = _standing(tx, requests)
+    now = time.time()
+    results: list[Held | Stale | Short] = []
+    rows: list[tuple[Any, ...]] = []
+    for h in requests:
+        key = keys.get(h.key_id)
+        if key is None or catalog_version != h.catalog_version or _outdated(h, key, now):
+            results.append(_STALE)
+            continue
+        result, amount, bounded = _decide(h, key)
+        results.append(result)
+        if isinstance(result, Held):
+            rows.append(
+                (
+                    h.request_id,
+                    h.account_id,
+                    h.key_id,
+                    h.instance_id,
+                    h.model,
+                    h.mode,
+                    h.price_id,
+                    amount,
+                    h.streamed,
+                    bounded,
+                    h.retry_of,
+                    h.image_size,
+                    h.image_quality,
+                    h.created_ms,
+                )
+            )
+    if rows:
+        _hold_sums(tx, {row[2]: keys[row[2]] for row in rows}.values())
+        _HOLD_REQUESTS.run_exactly(tx, rows)
+    return results
+
+
+def _standing(tx: Tx, requests: Sequence[HoldRequest]) -> tuple[int, dict[int, _Key]]:
+    """The catalog's version, and the keys asked for by id; those of one account share it."""
+    ids = msgspec.json.encode({h.key_id for h in requests}).decode()
+    catalog_version, text = tx.execute(_STANDING, (ids,)).fetchone()
+    keys = {key.id: key for key in _READ_KEYS.decode(text)}
+    accounts: dict[int, _Account] = {}
+    for key in keys.values():
+        key.account = accounts.setdefault(key.account.id, key.account)
+    return catalog_version, keys
+
+
+def _outdated(h: HoldRequest, key: _Key, now: float) -> bool:
+    """Whether a request was decided by what is no longer so, or the decision ended by itself."""
+    account = key.account
+    return (
+        key.version != h.key_version
+        or account.version != h.account_version
+        or account.id != h.account_id
+        or (h.valid_until is not None and now >= h.valid_until)
     )
-    if done.rowcount != 1:
-        return standing(tx, h)
-    row = tx.execute(_HOLD_ACCOUNT, (h.amount, h.account_id, h.account_version)).fetchall()
-    if not row:  # another machine was quicker between the two statements: undo both, ask again
-        tx.execute("UPDATE keys SET held = held - ? WHERE id = ?", (h.amount, h.key_id))
-        return Stale()
-    tx.execute(
-        _HOLD_REQUEST,
-        (
-            h.request_id,
-            h.account_id,
-            h.key_id,
-            h.instance_id,
-            h.model,
-            h.mode,
-            h.price_id,
-            h.amount,
-            h.streamed,
-            h.bounded,
-            h.retry_of,
-            h.image_size,
-            h.image_quality,
-            h.created_ms,
-        ),
-    )
-    return Held(*row[0])
 
 
-def _outdated(tx: Tx, h: HoldRequest) -> bool:
-    """Whether prices may have changed since they were read, or the decision ended by itself."""
-    return tx.catalog_version != h.catalog_version or (
-        h.valid_until is not None and time.time() >= h.valid_until
+def _decide(h: HoldRequest, key: _Key) -> tuple[Held | Short, int, bool]:
+    """``(result, microcredits held, whether they bound the answer)``; counted on when it stands."""
+    account, amount, bounded, priced = key.account, h.amount, h.bounded, None
+    fits = _fits(key, amount + h.reserve)
+    if h.affordable is not None and not account.owed and (bounded or not fits):
+        priced = h.affordable(_short(key).available)
+        fits = priced is not None and _fits(key, priced.hold)
+        if priced is not None:
+            amount, bounded = priced.hold, priced.bounded
+    if not fits:
+        return _short(key), 0, False
+    account.held += amount
+    account.more += amount
+    key.held += amount
+    key.more += amount
+    if key.left is not None:
+        key.left -= amount
+    return Held(account.balance, account.held, priced), amount, bounded
+
+
+def _fits(key: _Key, amount: int) -> bool:
+    account = key.account
+    return (
+        not account.owed
+        and account.balance - account.held >= amount
+        and (key.left is None or key.left >= amount)
     )
 
 
-def standing(tx: Tx, h: HoldRequest) -> Stale | Short:
-    """The figures a hold is decided by, as they are now; `Stale` when versions moved."""
-    if _outdated(tx, h):
-        return Stale()
-    row = tx.execute(_WHY, (h.account_id, h.key_id)).fetchone()
-    if row is None:
-        return Stale()
-    account_version, balance, held, owed, key_version, key_left, key_held = row
-    if (account_version, key_version) != (h.account_version, h.key_version):
-        return Stale()
-    return Short(balance, held, owed, key_left, key_held)
+def _short(key: _Key) -> Short:
+    account = key.account
+    return Short(account.balance, account.held, account.owed, key.left, key.held)
 
 
-_TAKE = """
-UPDATE requests SET state = 'settled', charge = ?, usage = ?, usage_raw = ?, input_tokens = ?,
-    output_tokens = ?, images = ?, estimated = ?, bounded = ?, provider = ?, upstream_id = ?,
-    finished_ms = ?, first_byte_ms = ?, attempts = ?, cost = ?, loss = ?, http_status = ?,
-    error = ?, finish_reason = ?, delivery = ?
-WHERE request_id = ? AND state IN ('held', 'swept')
-RETURNING account_id, key_id, hold, model, created_ms
+def _hold_sums(tx: Tx, keys: Iterable[_Key]) -> None:
+    """Write what a batch holds, by key and by account, if all stand as they were read."""
+    by_id = sorted(keys, key=_BY_ID)
+    _HOLD_KEYS.run_exactly(tx, [(key.id, key.version, key.more) for key in by_id])
+    accounts = sorted({key.account.id: key.account for key in by_id}.values(), key=_BY_ID)
+    _HOLD_ACCOUNTS.run_exactly(tx, [(a.id, a.version, a.more) for a in accounts])
+
+
+# -- requests: settle, void, deliver -----------------------------------------------------------
+
+
+class _Owner(msgspec.Struct, array_like=True):
+    """Where the account of a request stands, and what a batch changes of it."""
+
+    id: int
+    balance: int
+    held: int
+    owed: int
+    released: int = 0
+    paid: int = 0
+    debt: int = 0
+
+
+class _Request(msgspec.Struct, array_like=True):
+    """A request as it stands."""
+
+    request_id: str
+    state: str
+    key_id: int
+    hold: int
+    charge: int
+    model: str
+    created_ms: int
+    owner: _Owner
+
+
+_STATES = """
+SELECT json_group_array(json_array(
+    r.request_id, r.state, r.key_id, r.hold, r.charge, r.model, r.created_ms,
+    json_array(a.id, a.balance, a.held, a.owed)))
+FROM json_each(?) AS asked JOIN requests AS r ON r.request_id = asked.value
+JOIN accounts AS a ON a.id = r.account_id
 """
-_STATE = "SELECT state, hold FROM requests WHERE request_id = ?"
-_SETTLE_ACCOUNT = """
-UPDATE accounts SET held = held - ?1, balance = balance - ?2 WHERE id = ?3
-RETURNING balance, held, owed
-"""
-_SETTLE_KEY = "UPDATE keys SET held = held - ?, spent = spent + ? WHERE id = ?"
+_READ_REQUESTS = msgspec.json.Decoder(list[_Request])
+_TAKE = _Many(
+    20,
+    "UPDATE requests SET state = 'settled', charge = v.column2, usage = v.column3, "
+    "usage_raw = v.column4, input_tokens = v.column5, output_tokens = v.column6, "
+    "images = v.column7, estimated = v.column8, bounded = v.column9, provider = v.column10, "
+    "upstream_id = v.column11, finished_ms = v.column12, first_byte_ms = v.column13, "
+    "attempts = v.column14, cost = v.column15, loss = v.column16, http_status = v.column17, "
+    "error = v.column18, finish_reason = v.column19, "
+    f"delivery = iif(v.column20, {Delivery.UNDELIVERED.value}, {Delivery.PENDING.value}) FROM",
+    "WHERE request_id = v.column1 AND state IN ('held', 'swept')",
+)
+_SETTLE_ACCOUNTS = _Many(
+    7,
+    "UPDATE accounts SET held = held - v.column5, balance = balance - v.column6, "
+    "owed = owed + v.column7 FROM",
+    # As it was read: the entries say the balance after each.
+    "WHERE id = v.column1 AND balance = v.column2 AND held = v.column3 AND owed = v.column4",
+)
+_SETTLE_KEYS = _Many(
+    3,
+    "UPDATE keys SET held = held - v.column2, spent = spent + v.column3 FROM",
+    "WHERE id = v.column1",
+)
+_CHARGES = _Many(
+    8,
+    "INSERT INTO entries (account_id, kind, amount, owed_change, balance_after, owed_after, "
+    "key_id, request_id, created_ms) SELECT column1, 'charge', column2, column3, column4, column5, "
+    "column6, column7, column8 FROM",
+    "WHERE column1 IS NOT NULL",
+)
 _ENTRY = """
 INSERT INTO entries (account_id, kind, amount, owed_change, balance_after, owed_after, key_id,
     request_id, pack_id, of_entry, cash_micro_usd, reference, reason, actor, created_ms)
@@ -262,94 +483,147 @@ _ADD_SUMS = """
     output_tokens = output_tokens + excluded.output_tokens, images = images + excluded.images,
     charged = charged + excluded.charged, cost = cost + excluded.cost, loss = loss + excluded.loss
 """
-_DAILY = f"""
-INSERT INTO daily (day, model, account_id, key_id, requests, voided, input_tokens, output_tokens,
-    images, charged, cost, loss)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (day, model, account_id, key_id) DO UPDATE SET {_ADD_SUMS}
-"""
-_DAY_OVER = f"""
-INSERT INTO daily_models (day, model, requests, voided, input_tokens, output_tokens, images,
-    charged, cost, loss)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
-WHERE ?1 < (SELECT summed_before_day FROM retention)
-ON CONFLICT (day, model) DO UPDATE SET {_ADD_SUMS}
-"""
+_DAILY = _Many(
+    12,
+    "INSERT INTO daily (day, model, account_id, key_id, requests, voided, input_tokens, "
+    "output_tokens, images, charged, cost, loss) SELECT * FROM",
+    "WHERE column1 IS NOT NULL "
+    f"ON CONFLICT (day, model, account_id, key_id) DO UPDATE SET {_ADD_SUMS}",
+)
+_DAY_OVER = _Many(
+    10,
+    "INSERT INTO daily_models (day, model, requests, voided, input_tokens, output_tokens, images, "
+    "charged, cost, loss) SELECT * FROM",
+    "WHERE column1 < (SELECT summed_before_day FROM retention) "
+    f"ON CONFLICT (day, model) DO UPDATE SET {_ADD_SUMS}",
+)
+
+_Day = tuple[int, str, int, int]
+"""``(days since 1970, model, account, key)``"""
+_Sums = tuple[int, ...]
+"""``(requests, voided, input tokens, output tokens, images, charged, cost, loss)``"""
 
 
 def settle(tx: Tx, s: Settlement) -> Settled:
-    """Charge a request, once.
+    """`settle_all` for one."""
+    return settle_all(tx, [s])[0]
+
+
+def settle_all(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
+    """Charge requests, in order, each once.
 
     The hold is released and the charge taken; what it exceeds the hold by comes from what is
     available, the rest becomes ``owed``. A request whose hold was swept meanwhile is charged all the
     same. A request that is already settled changes nothing (``repeated``).
     """
-    before = tx.execute(_STATE, (s.request_id,)).fetchone()
-    if before is None:
-        raise LookupError(f"no request {s.request_id} was held")
-    if before[0] not in ("held", "swept"):
-        return _settled_before(tx, s.request_id)
-    delivery = Delivery.UNDELIVERED if s.undelivered else Delivery.PENDING
-    account_id, key_id, held, model, created_ms = tx.execute(
-        _TAKE,
-        (
-            s.charge,
-            s.usage,
-            s.usage_raw,
-            s.input_tokens,
-            s.output_tokens,
-            s.images,
-            s.estimated,
-            s.bounded,
-            s.provider,
-            s.upstream_id,
-            s.finished_ms,
-            s.first_byte_ms,
-            s.attempts,
-            s.cost,
-            s.loss,
-            s.http_status,
-            s.error,
-            s.finish_reason,
-            delivery.value,
-            s.request_id,
-        ),
-    ).fetchall()[0]
-    release = held if before[0] == "held" else 0
-    paid = s.charge
-    if s.charge > release:
-        available = tx.execute(
-            "SELECT balance - held FROM accounts WHERE id = ?", (account_id,)
-        ).fetchone()[0]
-        paid = min(s.charge, release + available)
-    balance, held_now, owed = tx.execute(_SETTLE_ACCOUNT, (release, paid, account_id)).fetchall()[0]
-    debt = s.charge - paid
-    if debt:
-        owed = tx.execute(
-            "UPDATE accounts SET owed = owed + ? WHERE id = ? RETURNING owed", (debt, account_id)
-        ).fetchall()[0][0]
-    tx.execute(_SETTLE_KEY, (release, s.charge, key_id))
-    entry_id = None
-    if s.charge:
-        entry_id = _write_entry(
-            tx,
-            (account_id, "charge", -paid, debt, balance, owed),
-            key_id=key_id,
-            request_id=s.request_id,
-            now_ms=s.finished_ms,
-        )
-    figures = (1, 0, s.input_tokens, s.output_tokens, s.images, s.charge, s.cost, s.loss)
-    _add_to_day(tx, created_ms // DAY_MS, model, (account_id, key_id), figures)
-    return Settled(s.charge, balance, held_now, owed, entry_id)
+    requests = _states(tx, settlements)
+    results: list[Settled] = []
+    taken: list[Settlement] = []
+    keys: dict[int, tuple[int, int]] = {}
+    entries: list[tuple[Any, ...]] = []
+    days: dict[_Day, _Sums] = {}
+    for s in settlements:
+        r = requests[s.request_id]
+        owner = r.owner
+        if r.state not in ("held", "swept"):
+            results.append(Settled(r.charge, owner.balance, owner.held, owner.owed, repeated=True))
+            continue
+        release = r.hold if r.state == "held" else 0
+        paid = _charge(owner, release, s.charge)
+        r.state, r.charge = "settled", s.charge
+        taken.append(s)
+        results.append(Settled(s.charge, owner.balance, owner.held, owner.owed))
+        released, spent = keys.get(r.key_id, (0, 0))
+        keys[r.key_id] = (released + release, spent + s.charge)
+        if s.charge:
+            entries.append(
+                (
+                    owner.id,
+                    -paid,
+                    s.charge - paid,
+                    owner.balance,
+                    owner.owed,
+                    r.key_id,
+                    s.request_id,
+                    s.finished_ms,
+                )
+            )
+        day = (r.created_ms // DAY_MS, r.model, owner.id, r.key_id)
+        sums = (1, 0, s.input_tokens, s.output_tokens, s.images, s.charge, s.cost, s.loss)
+        _add(days, day, sums)
+    if taken:
+        _TAKE.run_exactly(tx, [msgspec.structs.astuple(s) for s in taken])
+        _settle_owners(tx, [requests[s.request_id].owner for s in taken])
+        _SETTLE_KEYS.run_exactly(tx, [(key, *sums) for key, sums in sorted(keys.items())])
+        _CHARGES.run(tx, entries)
+        _add_to_days(tx, days)
+    return results
 
 
-def _add_to_day(
-    tx: Tx, day: int, model: str, who: tuple[int, int], figures: tuple[int, ...]
-) -> None:
-    """Add to the sums of the day a request began on, and to its summary when it has one by now."""
-    tx.execute(_DAILY, (day, model, *who, *figures))
-    if day != time.time() // 86_400:
-        tx.execute(_DAY_OVER, (day, model, *figures))
+def _states(tx: Tx, settlements: Sequence[Settlement]) -> dict[str, _Request]:
+    """The requests by id; those of one account share it. Raises `LookupError` for one not held."""
+    ids = {s.request_id for s in settlements}
+    text = tx.execute(_STATES, (msgspec.json.encode(ids).decode(),)).fetchone()[0]
+    requests = {r.request_id: r for r in _READ_REQUESTS.decode(text)}
+    owners: dict[int, _Owner] = {}
+    for r in requests.values():
+        r.owner = owners.setdefault(r.owner.id, r.owner)
+    if len(requests) < len(ids):
+        raise LookupError(f"no request {min(ids - requests.keys())} was held")
+    return requests
+
+
+def _charge(owner: _Owner, release: int, charge: int) -> int:
+    """Count a charge on; returns how much of it is paid, the rest is owed."""
+    paid = charge
+    if charge > release:
+        paid = min(charge, release + owner.balance - owner.held)
+    owner.held -= release
+    owner.balance -= paid
+    owner.owed += charge - paid
+    owner.released += release
+    owner.paid += paid
+    owner.debt += charge - paid
+    return paid
+
+
+def _settle_owners(tx: Tx, owners: Iterable[_Owner]) -> None:
+    by_id = sorted({owner.id: owner for owner in owners}.values(), key=_BY_ID)
+    _SETTLE_ACCOUNTS.run_exactly(
+        tx,
+        [
+            (
+                a.id,
+                a.balance + a.paid,
+                a.held + a.released,
+                a.owed - a.debt,
+                a.released,
+                a.paid,
+                a.debt,
+            )
+            for a in by_id
+        ],
+    )
+
+
+def _add(days: dict[Any, _Sums], day: Any, more: _Sums) -> None:
+    sums = days.get(day)
+    days[day] = more if sums is None else tuple(map(int.__add__, sums, more))
+
+
+def _add_to_days(tx: Tx, days: dict[_Day, _Sums]) -> None:
+    """Add to the sums of the days requests began on, and to the summaries of those that have one."""
+    _DAILY.run(tx, [(*day, *sums) for day, sums in days.items()])
+    today = time.time() // 86_400
+    over: dict[tuple[int, str], _Sums] = {}
+    for (day, model, _, _), sums in days.items():
+        if day != today:
+            _add(over, (day, model), sums)
+    _DAY_OVER.run(tx, [(*day, *sums) for day, sums in over.items()])
+
+
+def _add_to_day(tx: Tx, day: int, model: str, who: tuple[int, int], figures: _Sums) -> None:
+    _add_to_days(tx, {(day, model, *who): figures})
 
 
 def _write_entry(
@@ -373,18 +647,7 @@ def _write_entry(
     return entry_id
 
 
-def _settled_before(tx: Tx, request_id: str) -> Settled:
-    row = tx.execute(
-        "SELECT r.charge, a.balance, a.held, a.owed, e.id FROM requests r "
-        "JOIN accounts a ON a.id = r.account_id "
-        "LEFT JOIN entries e ON e.request_id = r.request_id AND e.kind = 'charge' "
-        "WHERE r.request_id = ?",
-        (request_id,),
-    ).fetchone()
-    charge, balance, held, owed, entry_id = row
-    return Settled(charge, balance, held, owed, entry_id, repeated=True)
-
-
+_STATE = "SELECT state FROM requests WHERE request_id = ?"
 _VOID = """
 UPDATE requests SET state = 'voided', delivery = 1, finished_ms = ?, http_status = ?, error = ?,
     attempts = ?, provider = ?, upstream_id = ?, loss = ?
@@ -409,10 +672,8 @@ def void(
     before = tx.execute(_STATE, (request_id,)).fetchone()
     if before is None or before[0] not in ("held", "swept"):
         return False
-    account_id, key_id, amount, model, created_ms = tx.execute(
-        _VOID,
-        (now_ms, http_status, error, attempts, provider, upstream_id, loss, request_id),
-    ).fetchall()[0]
+    told = (now_ms, http_status, error, attempts, provider, upstream_id, loss, request_id)
+    account_id, key_id, amount, model, created_ms = _bind(tx, _VOID, told).fetchall()[0]
     if before[0] == "held":
         _release(tx, account_id, key_id, amount)
     figures = (0, 1, 0, 0, 0, 0, 0, loss)
@@ -426,13 +687,28 @@ def _release(tx: Tx, account_id: int, key_id: int, amount: int) -> None:
         tx.execute("UPDATE keys SET held = held - ? WHERE id = ?", (amount, key_id))
 
 
+_MARK = _Many(
+    2,
+    "UPDATE requests SET delivery = v.column2 FROM",
+    "WHERE request_id = v.column1 AND delivery = 0 AND state = 'settled'",
+)
+
+
+def mark_all(tx: Tx, marks: Sequence[tuple[str, Delivery]]) -> list[None]:
+    """Say whether the last bytes of charged answers were handed to the socket; the first says it.
+
+    Each is ``(request id, delivery)``.
+    """
+    said: dict[str, int] = {}
+    for request_id, delivery in marks:
+        said.setdefault(request_id, delivery.value)
+    _MARK.run(tx, list(said.items()))
+    return [None] * len(marks)
+
+
 def mark_delivery(tx: Tx, request_id: str, delivery: Delivery) -> None:
-    """Say whether the last byte of a charged answer was handed to the socket."""
-    tx.execute(
-        "UPDATE requests SET delivery = ? WHERE request_id = ? AND delivery = 0 "
-        "AND state = 'settled'",
-        (delivery.value, request_id),
-    )
+    """`mark_all` for one."""
+    mark_all(tx, [(request_id, delivery)])
 
 
 def sweep(tx: Tx, instance_id: str, *, now_ms: int, limit: int = 500) -> int:

@@ -5,9 +5,13 @@ a plain call (nothing to cancel) and returns a future that may be awaited or for
 takes all that is waiting (at most `BATCH`), runs it in one transaction, commits once (one fdatasync)
 and resolves the futures by one wake-up of the event loop.
 
-A batch that fails is rolled back and its operations are replayed one by one, so that one poisoned
-operation fails alone. An operation submitted with ``must=True`` (settle, void) is kept and retried
-until the database takes it.
+What comes with every request is handed over as its figures and the function that takes many of them
+together (`TOGETHER`): a handful of statements a batch instead of ten a request. Each statement lets
+go of the interpreter's lock, and the busy event loop gives it back late.
+
+A batch that fails is rolled back and its operations are replayed one by one, by the same functions,
+so that one poisoned operation fails alone. An operation submitted with ``must=True`` (settle, void)
+is kept and retried until the database takes it.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from sellapi.errors import DatabaseUnavailable, SchemaMismatch, StorageError
+from sellapi.storage import ledger
 from sellapi.storage.database import Database, Tx, check_schema, explain_trouble, is_transient
 
 __all__ = ["Writer"]
@@ -31,7 +36,18 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Op = Callable[[Tx], Any]
+Together = Callable[[Tx, Any], list[T]]
+"""Runs many operations, a list of their figures, and gives the result of each in their order."""
 
+TOGETHER: tuple[Together[Any] | None, ...] = (
+    ledger.settle_all,
+    ledger.hold_all,
+    None,
+    ledger.mark_all,
+)
+"""In this order a batch runs; None stands for its plain operations. Settlements free credits that
+holds may take. A hold that was given up is voided by a plain operation, which must find it; and a
+mark must find its settlement."""
 BATCH = 512
 OVERDUE_S = 10.0
 """A settlement that waits longer than this stops new holds."""
@@ -45,12 +61,20 @@ LATER_S = 0.05
 
 
 class _Job:
-    __slots__ = ("after", "future", "must", "op", "since")
+    __slots__ = ("after", "future", "must", "op", "since", "together")
 
     def __init__(
-        self, op: Op, future: asyncio.Future[Any] | None, must: bool, after: int = 0
+        self,
+        op: Any,
+        together: Together[Any] | None,
+        future: asyncio.Future[Any] | None,
+        must: bool,
+        after: int = 0,
     ) -> None:
+        assert together in TOGETHER
         self.op = op
+        """The operation, or the figures ``together`` takes."""
+        self.together = together
         self.future = future
         self.must = must
         self.after = after
@@ -67,6 +91,7 @@ class Writer:
         self._waiting: deque[_Job] = deque()
         self._later: deque[_Job] = deque()
         self._wake = threading.Event()
+        self._waking = False
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -87,26 +112,42 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="sellapi-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, op: Callable[[Tx], T], *, must: bool = False) -> asyncio.Future[T]:
-        """Enqueue an operation; returns a future of its result.
+    @overload
+    def submit(self, op: Callable[[Tx], T], *, must: bool = False) -> asyncio.Future[T]: ...
+
+    @overload
+    def submit(
+        self, op: Any, together: Together[T], *, must: bool = False
+    ) -> asyncio.Future[T]: ...
+
+    def submit(
+        self, op: Any, together: Together[Any] | None = None, *, must: bool = False
+    ) -> asyncio.Future[Any]:
+        """Enqueue an operation, or the figures that one of `TOGETHER` takes; a future of its result.
 
         Raises nothing here. The future fails with `DatabaseUnavailable` when the database stays in
         trouble (never for ``must`` operations) or with what the operation raised.
         """
         assert self._loop is not None, "the writer was not started"
-        future: asyncio.Future[T] = self._loop.create_future()
+        future = self._loop.create_future()
         self._submitted += 1
-        self._waiting.append(_Job(op, future, must))
-        if not self._wake.is_set():
-            self._wake.set()
+        self._waiting.append(_Job(op, together, future, must))
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake_thread)
         return future
 
-    def post(self, op: Op) -> None:
+    def _wake_thread(self) -> None:
+        """Behind what the loop has to do now: woken at once, the thread commits the first alone."""
+        self._waking = False
+        self._wake.set()
+
+    def post(self, op: Any, together: Together[Any] | None = None) -> None:
         """Enqueue a ``must`` operation nobody waits for: it rides with the next batch.
 
         It costs no commit of its own unless nothing else comes within `LATER_S`.
         """
-        self._later.append(_Job(op, None, must=True, after=self._submitted))
+        self._later.append(_Job(op, together, None, must=True, after=self._submitted))
 
     def trouble(self) -> StorageError | None:
         """Why no new hold should be taken now, or None.
@@ -232,13 +273,11 @@ class Writer:
 
     def _commit(self, tx: Tx, batch: list[_Job]) -> None:
         """Run a batch in one transaction; on any failure replay it one by one."""
-        results = []
         try:
             self._begin(tx)
             if self._mismatch is not None:
                 raise self._mismatch
-            for job in batch:
-                results.append(job.op(tx))
+            results = _run(tx, batch)
             tx.execute("COMMIT")
         except Exception as error:
             if not self._rollback(tx, error) or is_transient(error):
@@ -258,7 +297,7 @@ class Writer:
                 self._begin(tx)
                 if self._mismatch is not None and not job.must:
                     raise self._mismatch
-                result = job.op(tx)
+                result = _run(tx, [job])[0]
                 tx.execute("COMMIT")
             except Exception as error:
                 usable = self._rollback(tx, error)
@@ -283,7 +322,7 @@ class Writer:
 
     def _settle_failure(self, job: _Job, error: Exception) -> None:
         kept = is_transient(error) or (job.must and self._mismatch is not None)
-        if isinstance(error, sqlite3.Error) and kept:
+        if isinstance(error, ledger.Moved) or (isinstance(error, sqlite3.Error) and kept):
             self._fail_or_keep([job], error)
             return
         if job.must:
@@ -320,6 +359,24 @@ class Writer:
             self._loop.call_soon_threadsafe(_resolve, awaited)
         except RuntimeError:  # the loop is closed: nobody waits any more
             pass
+
+
+def _run(tx: Tx, batch: list[_Job]) -> list[Any]:
+    """Run a batch inside a transaction, in the order of `TOGETHER`; a result for each job."""
+    groups: dict[Together[Any] | None, list[int]] = {}
+    for index, job in enumerate(batch):
+        groups.setdefault(job.together, []).append(index)
+    results: list[Any] = [None] * len(batch)
+    for together in TOGETHER:
+        indices = groups.get(together, [])
+        if together is None:
+            for index in indices:
+                results[index] = batch[index].op(tx)
+        elif indices:
+            done = together(tx, [batch[index].op for index in indices])
+            for index, result in zip(indices, done, strict=True):
+                results[index] = result
+    return results
 
 
 def _resolve(results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:

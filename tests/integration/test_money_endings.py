@@ -396,8 +396,8 @@ async def test_a_client_that_leaves_while_the_charge_is_written_is_undelivered(
     writer = front.run.services.writer
     submit = writer.submit
 
-    def slowed(op: Any, **options: Any) -> Any:
-        future = submit(op, **options)
+    def slowed(op: Any, *together: Any, **options: Any) -> Any:
+        future = submit(op, *together, **options)
         if not options.get("must"):
             return future
 

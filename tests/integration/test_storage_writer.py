@@ -90,6 +90,20 @@ async def test_what_waits_is_one_transaction(writer: Writer) -> None:
     assert rows(writer) == list(range(50))
 
 
+async def test_what_one_turn_of_the_loop_submits_is_one_transaction(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "LATER_S", 5)
+    await writer.submit(put(0))
+    seen: list[list[int]] = []
+    for n in (1, 2, 3):
+        writer.submit(put(n))
+        time.sleep(0.01)  # the thread could take it by now
+    await writer.submit(lambda tx: seen.append(rows(writer)))
+    assert seen == [[0]]
+    assert rows(writer) == [0, 1, 2, 3]
+
+
 async def test_a_poisoned_operation_fails_alone_and_the_rest_keeps_its_order(
     writer: Writer,
 ) -> None:
