@@ -82,3 +82,8 @@ class Usage(msgspec.Struct, frozen=True):
     def buckets(self) -> dict[str, int]:
         """The non-zero buckets, by name, images included."""
         return {n: count for n in _COUNTED if (count := getattr(self, n))}
+
+    def to_json(self) -> str:
+        """Buckets and reasoning as a request's row keeps them."""
+        kept = self.buckets() | {"reasoning": self.reasoning}
+        return "{" + ",".join([f'"{name}":{count}' for name, count in kept.items()]) + "}"

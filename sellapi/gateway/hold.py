@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -74,8 +74,7 @@ class Attempt:
     @property
     def name(self) -> str:
         """``provider:upstream id``, in characters a header may carry."""
-        name = f"{self.route.provider.name}:{self.route.upstream_id}"
-        return name if name.isascii() and name.isprintable() else ascii(name)
+        return _printable(f"{self.route.provider.name}:{self.route.upstream_id}")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -85,6 +84,11 @@ class Attempt:
             "sent": self.sent,
             "ms": self.took_ms,
         }
+
+
+@lru_cache(maxsize=1_000)
+def _printable(name: str) -> str:
+    return name if name.isascii() and name.isprintable() else ascii(name)
 
 
 @dataclass(slots=True)
@@ -232,7 +236,7 @@ class Hold:
         settlement = Settlement(
             request_id=self.request_id,
             charge=amount,
-            usage=orjson.dumps(usage.buckets() | {"reasoning": usage.reasoning}).decode(),
+            usage=usage.to_json(),
             usage_raw=usage.raw.decode("utf-8", "replace") if usage.raw else None,
             input_tokens=usage.total_input,
             output_tokens=usage.total_output,
@@ -415,7 +419,7 @@ class Receipt:
         database takes it, and marked as undelivered (refundable).
         """
         # A cancelled or expired wait only gives up the future: the writer has the operation.
-        late = self.future.get_loop().call_later(SETTLE_WAIT_S, self.future.cancel)
+        self.hold.writer.watch(self.future, SETTLE_WAIT_S)
         try:
             self.balance = (await self.future).balance
         except asyncio.CancelledError:
@@ -429,7 +433,7 @@ class Receipt:
                 should_retry=False,
             ) from None
         finally:
-            late.cancel()
+            self.hold.writer.unwatch(self.future)
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -95,6 +96,9 @@ class Writer:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watched: dict[asyncio.Future[Any], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = math.inf
         self._retry: list[_Job] = []
         self._trouble: StorageError | None = None
         self._schema_cookie: int | None = None
@@ -148,6 +152,36 @@ class Writer:
         It costs no commit of its own unless nothing else comes within `LATER_S`.
         """
         self._later.append(_Job(op, together, None, must=True, after=self._submitted))
+
+    def watch(self, future: asyncio.Future[Any], seconds: float) -> None:
+        """Give up (cancel) a future that is not done after ``seconds``; its operation goes on.
+
+        One timer for all of them; it stands when they have ended. End it with `unwatch`.
+        """
+        assert self._loop is not None, "the writer was not started"
+        self._watched[future] = due = self._loop.time() + seconds
+        if due < self._look_at:
+            self._look_later(due)
+
+    def unwatch(self, future: asyncio.Future[Any]) -> None:
+        self._watched.pop(future, None)
+
+    def _look_later(self, due: float) -> None:
+        assert self._loop is not None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at = due
+        self._timer = self._loop.call_at(due, self._give_up)
+
+    def _give_up(self) -> None:
+        assert self._loop is not None
+        self._timer, self._look_at = None, math.inf
+        now = self._loop.time()
+        for future in [f for f, due in self._watched.items() if due <= now]:
+            del self._watched[future]
+            future.cancel()
+        if self._watched:
+            self._look_later(min(self._watched.values()))
 
     def trouble(self) -> StorageError | None:
         """Why no new hold should be taken now, or None.
