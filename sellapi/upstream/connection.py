@@ -245,11 +245,7 @@ class Connection(asyncio.Protocol):
 
     def _ends_with_us(self) -> bool:
         """Whether the close of the connection is the end of the body."""
-        return (
-            self.status != 0
-            and not self._chunked
-            and all(name.lower() != b"content-length" for name in self.fields)
-        )
+        return not self._chunked and all(name.lower() != b"content-length" for name in self.fields)
 
     # What the parser tells --------------------------------------------------------------------
 
