@@ -317,24 +317,7 @@ def hold_all(tx: Tx, requests: Sequence[HoldRequest]) -> list[Held | Stale | Sho
         result, amount, bounded = _decide(h, key)
         results.append(result)
         if isinstance(result, Held):
-            rows.append(
-                (
-                    h.request_id,
-                    h.account_id,
-                    h.key_id,
-                    h.instance_id,
-                    h.model,
-                    h.mode,
-                    h.price_id,
-                    amount,
-                    +h.streamed,
-                    +bounded,
-                    h.retry_of or 0,
-                    h.image_size or "",
-                    h.image_quality or "",
-                    h.created_ms,
-                )
-            )
+            rows.append(_hold_row(h, amount, bounded=bounded))
     if rows:
         _hold_sums(tx, {row[2]: keys[row[2]] for row in rows}.values())
         _HOLD_REQUESTS.run_exactly(tx, rows)
@@ -397,6 +380,26 @@ def _short(key: _Key) -> Short:
     return Short(account.balance, account.held, account.owed, key.left, key.held)
 
 
+def _hold_row(h: HoldRequest, amount: int, *, bounded: bool) -> tuple[Any, ...]:
+    """As `_HOLD_REQUESTS` binds it."""
+    return (
+        h.request_id,
+        h.account_id,
+        h.key_id,
+        h.instance_id,
+        h.model,
+        h.mode,
+        h.price_id,
+        amount,
+        +h.streamed,
+        +bounded,
+        h.retry_of or 0,
+        h.image_size or "",
+        h.image_quality or "",
+        h.created_ms,
+    )
+
+
 def _hold_sums(tx: Tx, keys: Iterable[_Key]) -> None:
     """Write what a batch holds, by key and by account, if all stand as they were read."""
     by_id = sorted(keys, key=_BY_ID)
@@ -431,6 +434,17 @@ class _Request(msgspec.Struct, array_like=True):
     model: str
     created_ms: int
     owner: _Owner
+
+
+class _Taken(msgspec.Struct):
+    """A charge that is decided, and the account's figures after it."""
+
+    settlement: Settlement
+    request: _Request
+    release: int
+    paid: int
+    balance: int
+    owed: int
 
 
 _STATES = """
@@ -517,49 +531,20 @@ def settle_all(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
     """
     requests = _states(tx, settlements)
     results: list[Settled] = []
-    taken: list[Settlement] = []
-    keys: dict[int, tuple[int, int]] = {}
-    entries: list[tuple[Any, ...]] = []
-    days: dict[_Day, _Sums] = {}
+    taken: list[_Taken] = []
     for s in settlements:
         r = requests[s.request_id]
         owner = r.owner
-        if r.state not in ("held", "swept"):
-            results.append(Settled(r.charge, owner.balance, owner.held, owner.owed, repeated=True))
-            continue
-        release = r.hold if r.state == "held" else 0
-        paid = _charge(owner, release, s.charge)
-        r.state, r.charge = "settled", s.charge
-        taken.append(s)
-        results.append(Settled(s.charge, owner.balance, owner.held, owner.owed))
-        released, spent = keys.get(r.key_id, (0, 0))
-        keys[r.key_id] = (released + release, spent + s.charge)
-        if s.charge:
-            entries.append(
-                (
-                    owner.id,
-                    -paid,
-                    s.charge - paid,
-                    owner.balance,
-                    owner.owed,
-                    r.key_id,
-                    s.request_id,
-                    s.finished_ms,
-                )
-            )
-        day = (r.created_ms // DAY_MS, r.model, owner.id, r.key_id)
-        sums = (1, 0, s.input_tokens, s.output_tokens, s.images, s.charge, s.cost, s.loss)
-        _add(days, day, sums)
+        repeated = r.state not in ("held", "swept")
+        if not repeated:
+            taken.append(_take(s, r))
+        results.append(Settled(r.charge, owner.balance, owner.held, owner.owed, repeated))
     if taken:
-        _TAKE.run_exactly(tx, [_taken(s) for s in taken])
-        _settle_owners(tx, [requests[s.request_id].owner for s in taken])
-        _SETTLE_KEYS.run_exactly(tx, [(key, *sums) for key, sums in sorted(keys.items())])
-        _CHARGES.run(tx, entries)
-        _add_to_days(tx, days)
+        _write_charges(tx, taken)
     return results
 
 
-def _taken(s: Settlement) -> tuple[Any, ...]:
+def _settled_row(s: Settlement) -> tuple[Any, ...]:
     """A settlement as `_TAKE` binds it."""
     return (
         s.request_id,
@@ -598,37 +583,49 @@ def _states(tx: Tx, settlements: Sequence[Settlement]) -> dict[str, _Request]:
     return requests
 
 
-def _charge(owner: _Owner, release: int, charge: int) -> int:
-    """Count a charge on; returns how much of it is paid, the rest is owed."""
-    paid = charge
-    if charge > release:
-        paid = min(charge, release + owner.balance - owner.held)
+def _take(s: Settlement, r: _Request) -> _Taken:
+    """Decide a charge: what of it is paid, the rest is owed; counted on."""
+    owner = r.owner
+    release = r.hold if r.state == "held" else 0
+    paid = s.charge
+    if s.charge > release:
+        paid = min(s.charge, release + owner.balance - owner.held)
     owner.held -= release
     owner.balance -= paid
-    owner.owed += charge - paid
+    owner.owed += s.charge - paid
     owner.released += release
     owner.paid += paid
-    owner.debt += charge - paid
-    return paid
+    owner.debt += s.charge - paid
+    r.state, r.charge = "settled", s.charge
+    return _Taken(s, r, release, paid, owner.balance, owner.owed)
+
+
+def _write_charges(tx: Tx, taken: list[_Taken]) -> None:
+    _TAKE.run_exactly(tx, [_settled_row(t.settlement) for t in taken])
+    _settle_owners(tx, {t.request.owner.id: t.request.owner for t in taken}.values())
+    keys: dict[int, tuple[int, int]] = {}
+    entries: list[tuple[Any, ...]] = []
+    days: dict[_Day, _Sums] = {}
+    for t in taken:
+        s, r, account_id = t.settlement, t.request, t.request.owner.id
+        released, spent = keys.get(r.key_id, (0, 0))
+        keys[r.key_id] = (released + t.release, spent + s.charge)
+        if s.charge:
+            amounts = (account_id, -t.paid, s.charge - t.paid, t.balance, t.owed)
+            entries.append((*amounts, r.key_id, s.request_id, s.finished_ms))
+        sums = (1, 0, s.input_tokens, s.output_tokens, s.images, s.charge, s.cost, s.loss)
+        _add(days, (r.created_ms // DAY_MS, r.model, account_id, r.key_id), sums)
+    _SETTLE_KEYS.run_exactly(tx, [(key, *sums) for key, sums in sorted(keys.items())])
+    _CHARGES.run_exactly(tx, entries)
+    _add_to_days(tx, days)
 
 
 def _settle_owners(tx: Tx, owners: Iterable[_Owner]) -> None:
-    by_id = sorted({owner.id: owner for owner in owners}.values(), key=_BY_ID)
-    _SETTLE_ACCOUNTS.run_exactly(
-        tx,
-        [
-            (
-                a.id,
-                a.balance + a.paid,
-                a.held + a.released,
-                a.owed - a.debt,
-                a.released,
-                a.paid,
-                a.debt,
-            )
-            for a in by_id
-        ],
-    )
+    rows = []
+    for a in sorted(owners, key=_BY_ID):
+        before = (a.balance + a.paid, a.held + a.released, a.owed - a.debt)
+        rows.append((a.id, *before, a.released, a.paid, a.debt))
+    _SETTLE_ACCOUNTS.run_exactly(tx, rows)
 
 
 def _add(days: dict[Any, _Sums], day: Any, more: _Sums) -> None:
