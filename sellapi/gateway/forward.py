@@ -260,6 +260,8 @@ class Forwarder:
                         break
                     if out := decoder.feed(data):
                         await forward(out)
+                if decoder.done:
+                    reply.said_all()
                 if out := decoder.end():
                     await forward(out)
             except UpstreamFailure:

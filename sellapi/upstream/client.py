@@ -75,6 +75,10 @@ class Reply(Protocol):
         """The rest of the body; raises `UpstreamFailure` when it is longer than ``limit`` bytes."""
         ...
 
+    def said_all(self) -> None:
+        """Nothing but the end of the body is to come: leaving need not close the connection."""
+        ...
+
 
 class Engine(Protocol):
     """Something that carries calls to one provider, with its own connection pool."""
@@ -248,12 +252,13 @@ class Exchange(ABC):
     library's exceptions mean.
     """
 
-    __slots__ = ("_call", "_deadline", "_inflater", "_slots")
+    __slots__ = ("_all_said", "_call", "_deadline", "_inflater", "_slots")
 
     def __init__(self, call: Call, slots: Slots) -> None:
         self._call = call
         self._slots = slots
         self._inflater: Inflater | None = None
+        self._all_said = False
 
     @property
     @abstractmethod
@@ -313,6 +318,9 @@ class Exchange(ABC):
             await self._release()
         finally:
             self._slots.release()
+
+    def said_all(self) -> None:
+        self._all_said = True
 
     async def chunk(self) -> bytes | None:
         inflater = self._inflater

@@ -36,7 +36,8 @@ class Connection(asyncio.Protocol):
 
     ``status`` is 0 until the reply's head is there; ``fields`` are its headers as they came,
     ``encoding`` its Content-Encoding.
-    ``idle_until`` belongs to the pool. ``on_lost`` is called once, when the connection is gone.
+    ``idle_until`` belongs to the pool. ``on_lost`` is called once, when the connection is gone,
+    ``on_end``, if it was set, when the body has ended.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         "fields",
         "idle_until",
         "on_body",
+        "on_end",
         "on_header",
         "status",
     )
@@ -88,8 +90,14 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.encoding: str | None = None
         self.idle_until = 0.0
+        self.on_end: Callable[[], None] | None = None
 
     # What the engine does ---------------------------------------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body has ended."""
+        return self._complete
 
     @property
     def usable(self) -> bool:
@@ -282,3 +290,6 @@ class Connection(asyncio.Protocol):
             self._complete = True
             self._lasting = self._parser.should_keep_alive()
             self._wake()
+            if self.on_end is not None:  # what else came with it is looked at first
+                self._loop.call_soon(self.on_end)
+                self.on_end = None

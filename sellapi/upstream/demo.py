@@ -66,6 +66,9 @@ class DemoReply:
             raise UpstreamFailure(UpstreamFailed("The answer is too long."), reason="garbage")
         return body
 
+    def said_all(self) -> None:
+        """There is no connection to keep."""
+
 
 def answer(path: str, body: bytes) -> tuple[int, bool, list[bytes]]:
     """Status, whether it is a stream, and the pieces of the body for a POST to ``path``."""

@@ -43,6 +43,8 @@ from sellapi.upstream.dial import HOST, Dialer, Origin, Proxy
 
 __all__ = ["AsyncioEngine"]
 
+END_S = 1.0
+"""How long the end of a body may come after its last event."""
 HEADS_MAX = 256
 """Most heads kept ready; an engine has about as many as its provider has models."""
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -126,7 +128,11 @@ class AsyncioExchange(Exchange):
 
     async def _release(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        if self._all_said:
+            self._pool.let_end(self._origin, connection)
+        else:
             self._pool.give_back(self._origin, connection)
 
     def _failure(self, _error: Exception) -> UpstreamFailure:
@@ -179,6 +185,22 @@ class Pool:
         idle.append(connection)
         if self._timer is None:
             self._timer = loop.call_at(connection.idle_until, self._sweep, loop)
+
+    def let_end(self, origin: Origin, connection: Connection) -> None:
+        """All of an answer was said: wait `END_S` for the end of its body, but nobody with us.
+
+        Else every stream that ends with ``[DONE]`` would cost its connection, and the next a handshake.
+        """
+        if connection.complete or not connection.usable:
+            self.give_back(origin, connection)
+            return
+        late = asyncio.get_running_loop().call_later(END_S, connection.abort)
+
+        def ended() -> None:
+            late.cancel()
+            self.give_back(origin, connection)
+
+        connection.on_end = ended
 
     async def close(self) -> None:
         """End everything, calls that are going on too; back when the last one is gone."""

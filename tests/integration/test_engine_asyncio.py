@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohappyeyeballs import start_connection
 
+from sellapi.upstream import engine_asyncio
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.client import Call
 from sellapi.upstream.engine_asyncio import HEADS_MAX, AsyncioEngine, Heads
@@ -20,6 +21,7 @@ from tests.support.raw_server import (
     CHUNKED,
     Authority,
     Peer,
+    RawServer,
     chunked,
     head,
     raw_server,
@@ -710,6 +712,49 @@ async def test_leaving_before_the_end_costs_the_connection() -> None:
 
 
 # The end ------------------------------------------------------------------------------------------
+
+
+DONE = chunked(b"data: [DONE]\n\n", end=False)
+"""The last event of a stream as a chunk; the end of the body is another one."""
+
+
+async def _say_all_and_leave(engine: AsyncioEngine, server: RawServer) -> None:
+    async with engine.open(call(server.url)) as reply:
+        assert await reply.chunk() == b"data: [DONE]\n\n"
+        reply.said_all()
+
+
+async def test_a_body_whose_end_comes_behind_its_last_event_keeps_its_connection() -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            peer.send(head(200, CHUNKED) + DONE)
+            await asyncio.sleep(0.02)
+            peer.send(chunked(b"\n"))
+
+    async with raw_server(script) as server, running(KIND) as engine:
+        for _ in range(3):
+            await _say_all_and_leave(engine, server)
+            await asyncio.sleep(0.06)
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("more", [b"", chunked(b"x" * 1_000_000, end=False)])
+async def test_a_body_without_an_end_is_not_waited_for(more: bytes, monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine_asyncio, "END_S", 0.1)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(head(200, CHUNKED) + DONE)
+        await asyncio.sleep(0.02)
+        peer.send(more)
+        await peer.gone()
+
+    async with raw_server(script) as server, running(KIND) as engine:
+        await _say_all_and_leave(engine, server)
+        assert not server.left.is_set()
+        await asyncio.wait_for(server.left.wait(), 2)
+        assert connections(engine) == []
 
 
 async def test_closing_ends_idle_and_running_connections() -> None:
