@@ -501,13 +501,13 @@ _DAILY = _Many(
     12,
     "INSERT INTO daily (day, model, account_id, key_id, requests, voided, input_tokens, "
     "output_tokens, images, charged, cost, loss) SELECT * FROM",
-    f"WHERE column1 <> 0 ON CONFLICT (day, model, account_id, key_id) DO UPDATE SET {_ADD_SUMS}",
+    f"WHERE column2 <> 0 ON CONFLICT (day, model, account_id, key_id) DO UPDATE SET {_ADD_SUMS}",
 )
 _DAY_OVER = _Many(
     10,
     "INSERT INTO daily_models (day, model, requests, voided, input_tokens, output_tokens, images, "
     "charged, cost, loss) SELECT * FROM",
-    "WHERE column1 <> 0 AND column1 < (SELECT summed_before_day FROM retention) "
+    "WHERE column2 <> 0 AND column1 < (SELECT summed_before_day FROM retention) "
     f"ON CONFLICT (day, model) DO UPDATE SET {_ADD_SUMS}",
 )
 
@@ -635,7 +635,7 @@ def _add(days: dict[Any, _Sums], day: Any, more: _Sums) -> None:
 
 def _add_to_days(tx: Tx, days: dict[_Day, _Sums]) -> None:
     """Add to the sums of the days requests began on, and to the summaries of those that have one."""
-    _DAILY.run(tx, [(*day, *sums) for day, sums in days.items()])
+    _DAILY.run_exactly(tx, [(*day, *sums) for day, sums in days.items()])
     today = time.time() // 86_400
     over: dict[tuple[int, str], _Sums] = {}
     for (day, model, _, _), sums in days.items():

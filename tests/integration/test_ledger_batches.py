@@ -298,6 +298,20 @@ def test_more_than_one_statement_takes_keep_their_order_and_their_sums(shop):
     assert verify(shop.database).difference is None
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_request_of_the_first_day_of_1970_is_in_the_sums(shop, count):
+    """A machine whose clock was never set; day 0 is no row that only fills a statement up."""
+    names = [f"req_{n}" for n in range(count)]
+    with shop.database.transaction() as tx:
+        ledger.hold_all(tx, [shop.request(name, created_ms=1) for name in names])
+        ledger.settle_all(tx, [settlement(name, 2) for name in names])
+        for table in ("daily", "daily_models"):
+            assert tx.execute(f"SELECT day, requests, charged FROM {table}").fetchall() == [
+                (0, count, count * 500_000)
+            ]
+    assert verify(shop.database).difference is None
+
+
 def test_one_refused_in_the_middle_leaves_the_rest(shop):
     whole = 10_000 * MICRO
     requests = [
