@@ -96,6 +96,28 @@ def _evict(connections: set[Any]) -> bool:
     return bool(waiting)
 
 
+class _Arrival:
+    """What Sanic uses of `asyncio.Event`, for the one task that waits for a connection's bytes."""
+
+    __slots__ = ("_loop", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Nothing is kept: who waits has seen what came before."""
+
+    def wait(self) -> asyncio.Future[None]:
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
+
 class GuardedProtocol(HttpProtocol):
     """Sanic's HTTP/1.1 with deadlines that do not start anew, and a bound on connections."""
 
@@ -103,6 +125,7 @@ class GuardedProtocol(HttpProtocol):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._data_received: Any = _Arrival(self.loop)
         self._gate: Gate = self.app.ctx.gate
         self._address: str | None = None
         self._head_since = 0.0

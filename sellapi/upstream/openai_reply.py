@@ -269,7 +269,8 @@ def public_usage(raw: bytes) -> bytes:
     OpenRouter tells ``cost``, ``cost_details`` and ``is_byok``, xAI ``cost_in_usd_ticks``, DeepInfra
     ``estimated_cost``: none of it is a customer's business.
     """
-    if not _COST.search(raw):
+    lower = raw.lower()
+    if b"cost" not in lower and b"byok" not in lower:
         return raw
     value = loads(raw)
     if not isinstance(value, dict):
