@@ -194,6 +194,9 @@ class Deadline:
             raise RuntimeError("a call to a provider needs a task")
         self._task = task
         self._before = task.cancelling()
+        self._set(seconds)
+
+    def _set(self, seconds: float) -> None:
         self._waiting = True
         due = self._due = self._loop.time() + seconds
         if self._handle is None:
@@ -241,6 +244,9 @@ class Deadline:
             self._sleep()
             return
         self._expired = True
+        self._ring()
+
+    def _ring(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
@@ -268,6 +274,10 @@ class Exchange(ABC):
     @abstractmethod
     def headers(self) -> Mapping[str, str]: ...
 
+    def _new_deadline(self) -> Deadline:
+        """For the first call in a slot; later ones take it over."""
+        return Deadline()
+
     @abstractmethod
     async def _send(self) -> str | None:
         """Send the call, wait for the head; returns the Content-Encoding."""
@@ -291,7 +301,8 @@ class Exchange(ABC):
                 await slots.wait()
             except asyncio.CancelledError as left:
                 raise LeftInLine from left
-        deadline = self._deadline = slots.deadlines.pop() if slots.deadlines else Deadline()
+        deadline = slots.deadlines.pop() if slots.deadlines else self._new_deadline()
+        self._deadline = deadline
         try:
             deadline.start(self._call.first_byte_s)
             encoding = await self._send()

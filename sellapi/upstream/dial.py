@@ -78,7 +78,9 @@ class Dialer:
         self._proxy = proxy
         self._context = _context(options.ca_pem)
 
-    async def connect(self, origin: Origin, on_lost: Callable[[Connection], None]) -> Connection:
+    async def connect(
+        self, origin: Origin, on_lost: Callable[[Connection], None], within_s: float
+    ) -> Connection:
         """A connection that has carried nothing yet; raises `UpstreamFailure` ``connect``."""
         loop = asyncio.get_running_loop()
 
@@ -86,7 +88,7 @@ class Dialer:
             return Connection(loop, on_lost)
 
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(min(self._timeout_s, within_s)):
                 if not origin.tls:
                     _, connection = await _open(origin.host, origin.port, build)
                 elif self._proxy is None:

@@ -23,6 +23,7 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import httpx
 
@@ -30,6 +31,7 @@ from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.client import (
     USER_AGENT,
     Call,
+    Deadline,
     EngineOptions,
     Exchange,
     Slots,
@@ -72,6 +74,36 @@ class AsyncioEngine:
         await self._pool.close()
 
 
+class Alarm(Deadline):
+    """A deadline that ends the wait itself, by its future: no task has to be looked up."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def start(self, seconds: float) -> None:
+        self._set(seconds)
+
+    def over(self, waiter: asyncio.Future[None]) -> asyncio.Future[None]:
+        """Await what this returns; `TimeoutError` when the time is up."""
+        self._waiter = waiter
+        if self._expired:  # while it connected
+            self._ring()
+        return waiter
+
+    def expired(self) -> bool:
+        self._waiting = False
+        late, self._expired = self._expired, False
+        return late
+
+    def _ring(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
+            self._waiter.exception()  # retrieved: who waits may be cancelled at the same time
+
+
 class AsyncioExchange(Exchange):
     __slots__ = ("_connection", "_fields", "_heads", "_origin", "_pool", "_status")
 
@@ -96,17 +128,24 @@ class AsyncioExchange(Exchange):
             for name, value in self._fields.items()
         }
 
+    def _new_deadline(self) -> Deadline:
+        return Alarm()
+
+    @property
+    def _alarm(self) -> Alarm:
+        return cast("Alarm", self._deadline)
+
     async def _send(self) -> str | None:
         call = self._call
         head = self._heads.head(call)
         origin = self._origin = head.origin
         connection = self._pool.take(origin)
         if connection is None:
-            connection = await self._pool.connect(origin)
+            connection = await self._pool.connect(origin, call.first_byte_s)
         self._connection = connection
         connection.send(head.text, call.body)
         while not connection.status:
-            await connection.wait()
+            await self._alarm.over(connection.wait())
         self._status = connection.status
         self._fields = connection.fields
         return connection.encoding
@@ -118,7 +157,7 @@ class AsyncioExchange(Exchange):
         while (data := connection.take()) == b"":
             self._deadline.start(self._call.idle_s)
             try:
-                await connection.wait()
+                await self._alarm.over(connection.wait())
             except BaseException:
                 if self._deadline.expired():
                     raise timed_out(f"for {self._call.idle_s:g} seconds") from None
@@ -163,9 +202,9 @@ class Pool:
                 connection.abort()  # the timer is late: so may be the news that the server left
         return None
 
-    async def connect(self, origin: Origin) -> Connection:
+    async def connect(self, origin: Origin, within_s: float) -> Connection:
         """A new connection; raises `UpstreamFailure` ``connect``."""
-        connection = await self._dialer.connect(origin, self._gone)
+        connection = await self._dialer.connect(origin, self._gone, within_s)
         if self._closed or not connection.usable:
             connection.abort()
             raise not_connected()
