@@ -254,6 +254,7 @@ class Forwarder:
                     if _said_all(decoder, hold):  # only usage is to come: read on if they leave
                         reading = asyncio.ensure_future(reply.chunk())
                         data = await asyncio.shield(reading)
+                        reading = None  # read: `_drain` must not feed it again
                     else:
                         data = await reply.chunk()
                     if data is None:

@@ -47,6 +47,8 @@ __all__ = ["AsyncioEngine"]
 
 END_S = 1.0
 """How long the end of a body may come after its last event."""
+ENDING_MAX = 32
+"""Connections that wait for that at most: they have no slot any more."""
 HEADS_MAX = 256
 """Most heads kept ready; an engine has about as many as its provider has models."""
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -92,6 +94,11 @@ class Alarm(Deadline):
         if self._expired:  # while it connected
             self._ring()
         return waiter
+
+    def done(self) -> None:
+        self._waiting = self._expired = (
+            False  # it came in the very instant of the deadline: take it
+        )
 
     def expired(self) -> bool:
         self._waiting = False
@@ -140,12 +147,16 @@ class AsyncioExchange(Exchange):
         head = self._heads.head(call)
         origin = self._origin = head.origin
         connection = self._pool.take(origin)
-        if connection is None:
-            connection = await self._pool.connect(origin, call.first_byte_s)
-        self._connection = connection
-        connection.send(head.text, call.body)
-        while not connection.status:
-            await self._alarm.over(connection.wait())
+        try:
+            if connection is None:
+                connection = await self._pool.connect(origin, call.first_byte_s)
+            self._connection = connection
+            connection.send(head.text, call.body)
+            while not connection.status:
+                await self._alarm.over(connection.wait())
+        except (UpstreamFailure, asyncio.CancelledError):
+            self._alarm.done()  # neither is the alarm's doing, even if it is late too
+            raise
         self._status = connection.status
         self._fields = connection.fields
         return connection.encoding
@@ -158,6 +169,9 @@ class AsyncioExchange(Exchange):
             self._deadline.start(self._call.idle_s)
             try:
                 await self._alarm.over(connection.wait())
+            except asyncio.CancelledError:
+                self._deadline.done()  # the alarm never cancels
+                raise
             except BaseException:
                 if self._deadline.expired():
                     raise timed_out(f"for {self._call.idle_s:g} seconds") from None
@@ -189,6 +203,7 @@ class Pool:
         self._live: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._ending: set[Connection] = set()
         self._emptied: asyncio.Future[None] | None = None
 
     def take(self, origin: Origin) -> Connection | None:
@@ -230,13 +245,15 @@ class Pool:
 
         Else every stream that ends with ``[DONE]`` would cost its connection, and the next a handshake.
         """
-        if connection.complete or not connection.usable:
+        if connection.complete or not connection.usable or len(self._ending) >= ENDING_MAX:
             self.give_back(origin, connection)
             return
+        self._ending.add(connection)
         late = asyncio.get_running_loop().call_later(END_S, connection.abort)
 
         def ended() -> None:
             late.cancel()
+            self._ending.discard(connection)
             self.give_back(origin, connection)
 
         connection.on_end = ended
@@ -256,6 +273,7 @@ class Pool:
 
     def _gone(self, connection: Connection) -> None:
         self._live.discard(connection)
+        self._ending.discard(connection)
         if self._emptied is not None and not self._live and not self._emptied.done():
             self._emptied.set_result(None)
 

@@ -36,14 +36,19 @@ class HttpxEngine:
 
     def __init__(self, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
-        self._client = _build(options)
         self._slots = Slots(options)
+        try:
+            self._client: httpx.AsyncClient | None = _build(options)
+        except (ImportError, ValueError):  # a proxy that needs `httpx[socks]`, or is none
+            self._client = None
 
     def open(self, call: Call) -> HttpxExchange:
+        """Every call of a provider whose proxy cannot be used is ``config``; the others go on."""
         return HttpxExchange(self._client, call, self._slots)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
 def _build(options: EngineOptions) -> httpx.AsyncClient:
@@ -72,7 +77,7 @@ def _build(options: EngineOptions) -> httpx.AsyncClient:
 class HttpxExchange(Exchange):
     __slots__ = ("_body", "_client", "_reply")
 
-    def __init__(self, client: httpx.AsyncClient, call: Call, slots: Slots) -> None:
+    def __init__(self, client: httpx.AsyncClient | None, call: Call, slots: Slots) -> None:
         super().__init__(call, slots)
         self._client = client
         self._reply: httpx.Response | None = None
@@ -90,6 +95,8 @@ class HttpxExchange(Exchange):
 
     async def _send(self) -> str | None:
         call = self._call
+        if self._client is None:
+            raise misconfigured()
         request = self._client.build_request(
             "POST", call.url, headers=dict(call.headers), content=call.body
         )

@@ -15,6 +15,7 @@ import pytest
 
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.client import Call, Engine, EngineOptions, Slots
+from sellapi.upstream.engine_httpx import HttpxEngine
 from tests.support.engines import (
     ENGINES,
     KEY,
@@ -850,3 +851,11 @@ async def test_pytest_httpx_mocks_the_second_engine(httpx_mock: Any) -> None:
         assert got == (201, b'{"ok":true}')
         with pytest.raises(UpstreamFailure, match="reset"):
             await fetch(engine, Call("https://provider.test/v1/y", {}, b"{}"))
+
+
+async def test_a_proxy_that_cannot_be_used_costs_its_own_provider_only() -> None:
+    """httpx speaks socks only with a package more; its absence must not end the server."""
+    engine = HttpxEngine(EngineOptions(proxy="gopher://127.0.0.1:1"))
+    failure = await failing(engine, call("http://127.0.0.1:1"))
+    assert (failure.reason, failure.sent) == ("config", False)
+    await engine.close()
