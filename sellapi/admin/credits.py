@@ -123,9 +123,13 @@ def ledger_act(tx: Tx, entry_id: int, *, repeated: bool) -> LedgerAct:
 
 
 def say_entry(act: Act, view: LedgerAct, account_id: int) -> None:
+    """How the account stood before the act's own entry (a debt may be paid by another behind it)."""
+    row = accounts.entry(act.tx, entry_id=view.entry)
+    assert row is not None
+    balance, owed = row["balance_after"] - row["amount"], row["owed_after"] - row["owed_change"]
     act.say(
         f"user:{account_id}",
-        before={"balance": view.balance - view.amount},
+        before={"balance": balance, "owed": owed},
         after={"balance": view.balance, "owed": view.owed, "entry": view.entry},
     )
 

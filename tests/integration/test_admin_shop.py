@@ -271,7 +271,7 @@ def test_the_audit_tells_credits_prices_and_times_as_every_other_document_does(a
     admin.keys.create(ANN, expires="2099-01-01", limit="250")
     admin.models.set("openai/gpt-5.4", prices={"input": "2.75"})
     told = {row.act: row for row in admin.audit.list()}
-    assert told["credits.grant"].before == {"balance": "10000"}
+    assert told["credits.grant"].before == {"balance": "10000", "owed": "0"}
     assert told["credits.grant"].after["balance"] == "10012.5"
     assert told["packs.add"].after == {"credits": "1000", "price_usd": "0.02"}
     key = told["keys.create"].after

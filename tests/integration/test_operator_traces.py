@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -159,3 +160,13 @@ def test_the_command_line_says_what_is_wrong_with_the_database_and_what_to_do(tm
         assert done.returncode == 1, done
         assert bad.says in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_audit_of_a_grant_that_pays_a_debt_says_how_the_account_stood(tmp_path):
+    admin = open_shop(tmp_path / "shop.db")
+    admin.users.add("debtor@example.com")
+    admin.credits.deduct("debtor@example.com", "10005", reason="cheque bounced", allow_debt=True)
+    admin.credits.grant("debtor@example.com", "20", reason="cash")
+    with admin.desk.database.read() as tx:
+        text = tx.value("SELECT before FROM audit ORDER BY id DESC LIMIT 1")
+    assert json.loads(text) == {"balance": 0, "owed": 5_000_000}
