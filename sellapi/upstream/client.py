@@ -361,7 +361,7 @@ class Exchange(ABC):
 
 
 class LeftInLine(asyncio.CancelledError):
-    """Cancelled while it waited for a connection to be free: provably never sent."""
+    """Cancelled while it waited for a connection, free or new: provably never sent."""
 
 
 def queue_full() -> UpstreamFailure:

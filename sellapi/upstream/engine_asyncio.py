@@ -34,6 +34,7 @@ from sellapi.upstream.client import (
     Deadline,
     EngineOptions,
     Exchange,
+    LeftInLine,
     Slots,
     connection_lost,
     misconfigured,
@@ -149,7 +150,7 @@ class AsyncioExchange(Exchange):
         connection = self._pool.take(origin)
         try:
             if connection is None:
-                connection = await self._pool.connect(origin, call.first_byte_s)
+                connection = await self._connect(origin)
             self._connection = connection
             connection.send(head.text, call.body)
             while not connection.status:
@@ -160,6 +161,12 @@ class AsyncioExchange(Exchange):
         self._status = connection.status
         self._fields = connection.fields
         return connection.encoding
+
+    async def _connect(self, origin: Origin) -> Connection:
+        try:
+            return await self._pool.connect(origin, self._call.first_byte_s)
+        except asyncio.CancelledError as left:
+            raise LeftInLine from left  # nothing was sent: nobody is charged
 
     async def _raw(self) -> bytes | None:
         connection = self._connection

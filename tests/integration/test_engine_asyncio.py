@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from aiohappyeyeballs import start_connection
 
-from sellapi.upstream import engine_asyncio
+from sellapi.upstream import dial, engine_asyncio
 from sellapi.upstream.adapter import UpstreamFailure
-from sellapi.upstream.client import Call
+from sellapi.upstream.client import Call, LeftInLine
 from sellapi.upstream.engine_asyncio import HEADS_MAX, AsyncioEngine, Heads
 from tests.support.engines import LOOPS, call, descriptors, failing, fetch, free_port, running
 from tests.support.raw_server import (
@@ -160,6 +160,21 @@ async def test_a_handshake_that_hangs_is_a_failed_connect() -> None:
 
 async def silent_hello(peer: Peer) -> None:
     await peer.gone()
+
+
+async def test_who_leaves_while_we_connect_was_never_sent(monkeypatch: Any) -> None:
+    """So the prompt is not charged: nothing of it went out."""
+
+    async def hang(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr(dial, "start_connection", hang)
+    async with running(KIND) as engine:
+        task = asyncio.ensure_future(fetch(engine, call("http://127.0.0.1:9")))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(LeftInLine):
+            await task
 
 
 async def test_cancelling_a_handshake_closes_it() -> None:
