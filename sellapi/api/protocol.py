@@ -218,6 +218,23 @@ class GuardedProtocol(HttpProtocol):
         if self.recv_buffer:
             await asyncio.sleep(PIPELINED_PAUSE_S)
 
+    @property
+    def ready(self) -> bool:
+        """Whether `send` would not have to wait."""
+        transport = self.transport
+        return (
+            self._can_write.is_set()
+            and transport is not None
+            and not transport.is_closing()
+            and not self.recv_buffer
+        )
+
+    def write(self, data: bytes) -> None:
+        """`send`, while `ready`."""
+        transport: Any = self.transport
+        transport.write(data)
+        self._time = monotonic()
+
     def pause_writing(self) -> None:
         super().pause_writing()  # type: ignore[no-untyped-call]
         self._watch_reader()

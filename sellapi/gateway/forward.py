@@ -47,6 +47,15 @@ class Sink(Protocol):
         """Whether the stream's 200 has left."""
         ...
 
+    @property
+    def ready(self) -> bool:
+        """Whether `write` may be called now."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Hand over events of a stream at once: its 200 has left, and the client takes them."""
+        ...
+
     def prepare(self, headers: dict[str, str]) -> None:
         """A stream was admitted: its 200 leaves with the first event, or after 30 s of waiting."""
         ...
@@ -179,7 +188,7 @@ class Forwarder:
     async def _whole(self, hold: Hold, attempt: Attempt) -> Answer:
         link, job, outbound = await self._prepare(hold, attempt)
         if outbound.stream:
-            decoder = await self._read_events(hold, attempt, link, job, outbound, _discard)
+            decoder = await self._read_events(hold, attempt, link, job, outbound, None)
             answer = decoder.answer()
         elif outbound.repeat == 1 and not outbound.more:
             call = self._call(link, attempt, outbound)
@@ -227,13 +236,7 @@ class Forwarder:
     ) -> StreamDecoder:
         link, job, outbound = await self._prepare(hold, attempt)
         headers["x-sellapi-route"] = attempt.name
-
-        async def forward(data: bytes) -> None:
-            hold.forwarded = True
-            hold.note_first_byte()
-            await sink.send(data)
-
-        return await self._read_events(hold, attempt, link, job, outbound, forward)
+        return await self._read_events(hold, attempt, link, job, outbound, sink)
 
     async def _read_events(
         self,
@@ -242,21 +245,30 @@ class Forwarder:
         link: Link,
         job: Job,
         outbound: Outbound,
-        forward: Callable[[bytes], Awaitable[None]],
+        sink: Sink | None,
     ) -> StreamDecoder:
-        """Read a provider's stream to its end, handing on what is complete."""
+        """Read a provider's stream to its end, handing on what is complete (None: nothing)."""
+
+        async def forward(data: bytes) -> None:
+            if sink is not None:
+                hold.forwarded = True
+                hold.note_first_byte()
+                await sink.send(data)
+
+        def pass_on(data: bytes) -> bytes | None:
+            """Most events of a stream: decoded and written as they come, the task asleep."""
+            if sink is None or not (hold.forwarded and sink.ready):
+                return data
+            if out := decoder.feed(data):
+                sink.write(out)
+            return b"" if decoder.done else None
+
         async with link.engine.open(self._call(link, attempt, outbound)) as reply:
             await _check(link, reply)
             decoder = hold.decoder = link.adapter.decoder(job)
-            reading: asyncio.Future[bytes | None] | None = None
             try:
                 while not decoder.done:
-                    if _said_all(decoder, hold):  # only usage is to come: read on if they leave
-                        reading = asyncio.ensure_future(reply.chunk())
-                        data = await asyncio.shield(reading)
-                        reading = None  # read: `_drain` must not feed it again
-                    else:
-                        data = await reply.chunk()
+                    data = await reply.chunk(pass_on)
                     if data is None:
                         break
                     if out := decoder.feed(data):
@@ -270,7 +282,7 @@ class Forwarder:
                     await forward(decoder.pending)
                 raise
             except asyncio.CancelledError:
-                await _drain(reply, decoder, hold, reading)
+                await _drain(reply, decoder, hold)
                 raise
             finally:
                 self._stats.skipped += decoder.skipped
@@ -299,32 +311,19 @@ async def _check(link: Link, reply: Reply) -> None:
         raise link.adapter.failure(reply.status, reply.headers, body)
 
 
-async def _discard(data: bytes) -> None:
-    """The client wants the whole answer: the decoder keeps what it needs."""
-
-
 def _said_all(decoder: StreamDecoder, hold: Hold) -> bool:
     """Whether the client was sent the finish_reason of every choice."""
     return hold.forwarded and len(decoder.finish_reasons) >= hold.asked.demand.n
 
 
-async def _drain(
-    reply: Reply,
-    decoder: StreamDecoder,
-    hold: Hold,
-    reading: asyncio.Future[bytes | None] | None,
-) -> None:
-    """The client left. When the answer was already complete, read on for its real usage.
-
-    ``reading`` is the read the client's leaving interrupted, still going on.
-    """
+async def _drain(reply: Reply, decoder: StreamDecoder, hold: Hold) -> None:
+    """The client left. When the answer was already complete, read on for its real usage."""
     if not _said_all(decoder, hold):
         return
     try:
         async with asyncio.timeout(DRAIN_S):
             while not decoder.done:
-                data = await (reading if reading is not None else reply.chunk())
-                reading = None
+                data = await reply.chunk()
                 if data is None:
                     break
                 decoder.feed(data)

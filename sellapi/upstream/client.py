@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -29,6 +29,7 @@ __all__ = [
     "LeftInLine",
     "Reply",
     "Slots",
+    "Take",
     "queue_full",
 ]
 
@@ -53,6 +54,11 @@ class Call:
         return f"Call({self.url}, {len(self.body)} bytes)"
 
 
+Take = Callable[[bytes], bytes | None]
+"""Deals with bytes at once and returns None, or returns what the waiting task is to have: the same
+bytes when it cannot, b"" when it did and the task should look."""
+
+
 class Reply(Protocol):
     """A provider's reply whose head has arrived. A 3xx is a status like any other."""
 
@@ -64,10 +70,15 @@ class Reply(Protocol):
         """Header names in lower case; of a repeated header the last."""
         ...
 
-    async def chunk(self) -> bytes | None:
-        """The next bytes as soon as they arrive, never b""; None at the end.
+    async def chunk(self, take: Take | None = None) -> bytes | None:
+        """The next bytes as soon as they arrive; None at the end.
 
-        Raises `UpstreamFailure` (``truncated``, ``reset``, ``garbage`` or ``timeout``).
+        Those that arrive while this waits may be offered to ``take``, called by the event loop
+        itself: what it deals with costs no turn of the waiting task. Without one never b"".
+        Cancelled, it loses nothing: call it again and go on.
+
+        Raises `UpstreamFailure` (``truncated``, ``reset``, ``garbage`` or ``timeout``), and what
+        ``take`` raises.
         """
         ...
 
@@ -283,8 +294,8 @@ class Exchange(ABC):
         """Send the call, wait for the head; returns the Content-Encoding."""
 
     @abstractmethod
-    async def _raw(self) -> bytes | None:
-        """The next bytes of the body as they came; None at the end."""
+    async def _raw(self, take: Take | None = None) -> bytes | None:
+        """The next bytes of the body as they came, see `Reply.chunk`; None at the end."""
 
     @abstractmethod
     async def _release(self) -> None:
@@ -333,10 +344,10 @@ class Exchange(ABC):
     def said_all(self) -> None:
         self._all_said = True
 
-    async def chunk(self) -> bytes | None:
+    async def chunk(self, take: Take | None = None) -> bytes | None:
         inflater = self._inflater
         if inflater is None:
-            return await self._raw()
+            return await self._raw(take)
         while not (piece := inflater.take()):
             data = await self._raw()
             if data is None:

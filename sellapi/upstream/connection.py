@@ -17,7 +17,7 @@ from typing import cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from sellapi.upstream.adapter import UpstreamFailure
-from sellapi.upstream.client import connection_lost, garbage, truncated
+from sellapi.upstream.client import Take, connection_lost, garbage, truncated
 
 __all__ = ["Connection"]
 
@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_parts",
         "_paused",
+        "_take",
         "_transport",
         "_unsent",
         "_waiter",
@@ -81,7 +82,8 @@ class Connection(asyncio.Protocol):
         self.on_body = self._parts.append
         self.on_header = self._fields.__setitem__
         self._parser = HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bytes | None] | None = None
+        self._take: Take | None = None
         self._broken: Callable[[], UpstreamFailure] | None = None
         self._unsent = memoryview(b"")
         self._busy = self._complete = self._lasting = self._lost = False
@@ -118,11 +120,15 @@ class Connection(asyncio.Protocol):
             self._unsent = memoryview(body)
             self._pump()
 
-    def wait(self) -> asyncio.Future[None]:
-        """Done as soon as there is something new: the head, bytes, the end or a failure."""
+    def wait(self, take: Take | None = None) -> asyncio.Future[bytes | None]:
+        """Done as soon as there is something new: the head, bytes, the end or a failure.
+
+        Bytes are offered to ``take`` first; what it leaves is the result, None stands for all else.
+        """
         if self._broken is not None:
             raise self._broken()
         waiter = self._waiter = self._loop.create_future()
+        self._take = take
         return waiter
 
     def take(self) -> bytes | None:
@@ -226,7 +232,7 @@ class Connection(asyncio.Protocol):
             return
         if self._parts:
             if self._waiter is not None:
-                self._wake()
+                self._offer(self._waiter)
             elif not self._complete:
                 self._held += len(data)
                 if self._held > HELD_MAX and not self._paused:
@@ -236,6 +242,21 @@ class Connection(asyncio.Protocol):
             self._overhead += len(data)
             if self.status and self._overhead > HEAD_MAX:
                 self._fail()
+
+    def _offer(self, waiter: asyncio.Future[bytes | None]) -> None:
+        """Hand bytes over by way of `_take` if they can be, else wake who waits."""
+        if self._take is None or waiter.done():  # cancelled, but its task has not run yet
+            self._wake()
+            return
+        try:
+            left = self._take(cast("bytes", self.take()))
+        except Exception as error:
+            waiter.set_exception(error)
+        else:
+            if left is None:
+                return
+            waiter.set_result(left)
+        self._waiter = None
 
     def _fail(self) -> None:
         """What came makes no sense; after a complete answer that costs the connection only."""

@@ -16,7 +16,7 @@ import orjson
 
 from sellapi.errors import UpstreamFailed
 from sellapi.upstream.adapter import UpstreamFailure
-from sellapi.upstream.client import Call, Reply
+from sellapi.upstream.client import Call, Reply, Take
 from sellapi.upstream.demo_chat import Completion, complete
 from sellapi.upstream.demo_media import embeddings, images
 
@@ -54,7 +54,7 @@ class DemoReply:
         self._pieces = iter(pieces)
         self._pause_s = pause_s if stream else 0.0
 
-    async def chunk(self) -> bytes | None:
+    async def chunk(self, take: Take | None = None) -> bytes | None:  # noqa: ARG002 - may be asked
         piece = next(self._pieces, None)
         if piece is not None and self._pause_s:
             await asyncio.sleep(self._pause_s)

@@ -23,7 +23,7 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import httpx
 
@@ -36,6 +36,7 @@ from sellapi.upstream.client import (
     Exchange,
     LeftInLine,
     Slots,
+    Take,
     connection_lost,
     misconfigured,
     not_connected,
@@ -45,6 +46,8 @@ from sellapi.upstream.connection import Connection
 from sellapi.upstream.dial import HOST, Dialer, Origin, Proxy
 
 __all__ = ["AsyncioEngine"]
+
+T = TypeVar("T")
 
 END_S = 1.0
 """How long the end of a body may come after its last event."""
@@ -84,12 +87,12 @@ class Alarm(Deadline):
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[Any] | None = None
 
     def start(self, seconds: float) -> None:
         self._set(seconds)
 
-    def over(self, waiter: asyncio.Future[None]) -> asyncio.Future[None]:
+    def over(self, waiter: asyncio.Future[T]) -> asyncio.Future[T]:
         """Await what this returns; `TimeoutError` when the time is up."""
         self._waiter = waiter
         if self._expired:  # while it connected
@@ -168,14 +171,14 @@ class AsyncioExchange(Exchange):
         except asyncio.CancelledError as left:
             raise LeftInLine from left  # nothing was sent: nobody is charged
 
-    async def _raw(self) -> bytes | None:
+    async def _raw(self, take: Take | None = None) -> bytes | None:
         connection = self._connection
         if connection is None:
             return None
         while (data := connection.take()) == b"":
             self._deadline.start(self._call.idle_s)
             try:
-                await self._alarm.over(connection.wait())
+                left = await self._alarm.over(connection.wait(take and self._late_anew(take)))
             except asyncio.CancelledError:
                 self._deadline.done()  # the alarm never cancels
                 raise
@@ -184,7 +187,19 @@ class AsyncioExchange(Exchange):
                     raise timed_out(f"for {self._call.idle_s:g} seconds") from None
                 raise
             self._deadline.done()
+            if left is not None:
+                return left
         return data
+
+    def _late_anew(self, take: Take) -> Take:
+        """``take``, each time with `idle_s` from then on."""
+        start, idle_s = self._deadline.start, self._call.idle_s
+
+        def taken(data: bytes) -> bytes | None:
+            start(idle_s)
+            return take(data)
+
+        return taken
 
     async def _release(self) -> None:
         connection, self._connection = self._connection, None

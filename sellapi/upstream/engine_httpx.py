@@ -7,7 +7,9 @@ SOCKS proxies need `httpx[socks]` installed beside it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
@@ -19,6 +21,7 @@ from sellapi.upstream.client import (
     EngineOptions,
     Exchange,
     Slots,
+    Take,
     connection_lost,
     garbage,
     misconfigured,
@@ -75,13 +78,14 @@ def _build(options: EngineOptions) -> httpx.AsyncClient:
 
 
 class HttpxExchange(Exchange):
-    __slots__ = ("_body", "_client", "_reply")
+    __slots__ = ("_body", "_client", "_reading", "_reply")
 
     def __init__(self, client: httpx.AsyncClient | None, call: Call, slots: Slots) -> None:
         super().__init__(call, slots)
         self._client = client
         self._reply: httpx.Response | None = None
         self._body: AsyncIterator[bytes] | None = None
+        self._reading: asyncio.Task[bytes | None] | None = None
 
     @property
     def status(self) -> int:
@@ -105,26 +109,34 @@ class HttpxExchange(Exchange):
         encoding: str | None = reply.headers.get("content-encoding")
         return encoding
 
-    async def _raw(self) -> bytes | None:
+    async def _raw(self, take: Take | None = None) -> bytes | None:  # noqa: ARG002 - may be asked
         if self._body is None:
             return None
+        if self._reading is None:  # httpx closes a connection whose read is cancelled
+            self._reading = asyncio.create_task(_next(self._body))
         self._deadline.start(self._call.idle_s)
         try:
-            chunk = await anext(self._body, None)
+            chunk = await asyncio.shield(self._reading)
         except BaseException as error:
-            self._body = None
             if self._deadline.expired():
+                self._body = None
                 raise timed_out(f"for {self._call.idle_s:g} seconds") from None
             if isinstance(error, httpx.HTTPError):
+                self._body = self._reading = None
                 raise _body_failure(error) from None
             raise
         self._deadline.done()
+        self._reading = None
         if chunk is None:
             self._body = None
         return chunk
 
     async def _release(self) -> None:
         self._body = None
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError, httpx.HTTPError):
+                await self._reading
         if self._reply is not None:
             await self._reply.aclose()
 
@@ -136,6 +148,10 @@ class HttpxExchange(Exchange):
         if isinstance(error, httpx.NetworkError | httpx.TimeoutException):
             return connection_lost()
         return misconfigured()  # InvalidURL, UnsupportedProtocol, LocalProtocolError, ValueError
+
+
+async def _next(body: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(body, None)
 
 
 def _body_failure(error: httpx.HTTPError) -> UpstreamFailure:

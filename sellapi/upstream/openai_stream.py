@@ -39,6 +39,9 @@ _ROLE = b'"role":"assistant",'
 _NULL_USAGE = b',"usage":null'
 _NULL_USAGE_LAST = b',"usage":null}'
 _CHOICES = b'"choices":['
+_EVENT, _END = b"data: ", b"\n\n"
+_PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+"""Bytes of a text that stand for themselves in JSON."""
 _FRAMES_MAX = 4
 """Frames are looked for so often: where each event differs from the last, looking costs and never helps."""
 
@@ -76,6 +79,8 @@ class OpenAIStream:
         self._kept: list[bytes] | None = None if job.stream else []
 
     def feed(self, data: bytes) -> bytes:
+        if self._frame is not None and self._splitter.empty and (words := self._words(data)):
+            return words
         if self._plain is not None and self._is_plain(data):
             return b""
         try:
@@ -134,35 +139,38 @@ class OpenAIStream:
             for event in events:
                 if self.done:
                     break  # nothing counts after [DONE]
-                if (chunk := self._word(event) or self._chunk(event)) is not None:
-                    out.append(chunk)
+                if words := self._words(sse.data(event)):
+                    out.append(words)
+                elif (chunk := self._chunk(event)) is not None:
+                    out.append(sse.data(chunk))
         except UpstreamFailure:
-            self.pending = _join(out)
+            self.pending = b"".join(out)
             raise
         finally:
             if self._usage_raw is not raw:
                 self.usage = read_usage(self._usage_raw) or self.usage
-        return _join(out)
+        return b"".join(out)
 
-    def _word(self, event: bytes) -> bytes | None:
-        """What `_chunk` gives for a piece of text like the one before it, at a quarter of its cost.
+    def _words(self, data: bytes) -> bytes:
+        """Whole events that are pieces of text like the one before them, as they go out.
 
-        None for any other event. Of the 52 events of a usual answer 49 are such pieces. An event that
-        is the same up to the text's first quote and from its last one on, with neither quote nor
-        backslash between, can only be the same JSON with another text.
+        b"" for anything else. Of the 52 events of a usual answer 49 are such pieces, and this costs
+        a tenth of decoding them. An event that is the same up to the text's first quote and from its
+        last one on, with plain text between, can only be the same JSON with another text.
         """
         frame = self._frame
-        if frame is None or not event.startswith(frame.before) or not event.endswith(frame.after):
-            return None
-        text = event[len(frame.before) : -len(frame.after)]
-        same = len(event) >= frame.size and text.isascii() and b'"' not in text
-        if not same or b"\\" in text:
-            return None
-        self.text.ascii += len(text)
-        event = self._last = frame.before_out + text + frame.after_out
-        if self._kept is not None:
-            self._kept.append(event)
-        return event
+        if frame is None or not data.startswith(frame.before) or not data.endswith(frame.after):
+            return b""
+        if len(data) < frame.size or self.done or self._kept is not None:
+            return b""
+        texts = data[len(frame.before) : -len(frame.after)].split(frame.between)
+        said = texts[0] if len(texts) == 1 else b"".join(texts)
+        if said.translate(None, _PLAIN):
+            return b""
+        self.text.ascii += len(said)
+        out = frame.before_out + frame.between_out.join(texts) + frame.after_out
+        self._last = out[out.rfind(_EVENT) + len(_EVENT) : -len(_END)]
+        return out
 
     def _chunk(self, event: bytes) -> bytes | None:
         """The event to forward; None when it is withheld. Raises `UpstreamFailure`."""
@@ -322,12 +330,17 @@ class OpenAIStream:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A piece of text's event as it came and as it goes out, up to and from the text's quotes on."""
+    """A piece of text's event as it came and as it goes out, up to and from the text's quotes on.
+
+    ``between`` is what stands between the texts of two such events in a row.
+    """
 
     before: bytes
     after: bytes
+    between: bytes
     before_out: bytes
     after_out: bytes
+    between_out: bytes
     size: int
 
 
@@ -354,8 +367,17 @@ def _frame(word: str, came: bytes, out: bytes) -> _Frame | None:
         quoted = key + text + b'"'
         if came.count(quoted) == 1 == out.count(quoted):
             at, at_out = came.index(quoted) + len(key), out.index(quoted) + len(key)
-            after, after_out = came[at + len(text) :], out[at_out + len(text) :]
-            return _Frame(came[:at], after, out[:at_out], after_out, at + len(after))
+            before, after = _EVENT + came[:at], came[at + len(text) :] + _END
+            before_out, after_out = _EVENT + out[:at_out], out[at_out + len(text) :] + _END
+            return _Frame(
+                before=before,
+                after=after,
+                between=after + before,
+                before_out=before_out,
+                after_out=after_out,
+                between_out=after_out + before_out,
+                size=len(before) + len(after),
+            )
     return None
 
 
@@ -409,7 +431,3 @@ def _cut(event: bytes, key: bytes, raw: bytes) -> bytes:
     if event.count(b'"' + key + b'"') == 1 == event.count(found):
         return event.replace(found, b"")
     return edit(event, {}, (key.decode(),))
-
-
-def _join(events: list[bytes]) -> bytes:
-    return b"data: " + b"\n\ndata: ".join(events) + b"\n\n" if events else b""

@@ -43,6 +43,11 @@ class Splitter:
         self._after_cr = False
         self._tail_lf = False
 
+    @property
+    def empty(self) -> bool:
+        """Whether the next byte begins an event: nothing is kept of the bytes before."""
+        return self._started and not self._parts and not self._after_cr
+
     def feed(self, data: bytes) -> list[bytes]:
         """The data of each event these bytes complete, in order; events without data are left out.
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sellapi.errors import UpstreamFailed
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.client import Call, Engine, EngineOptions, Slots
 from sellapi.upstream.engine_httpx import HttpxEngine
@@ -174,6 +175,114 @@ async def test_events_arrive_one_by_one_at_once(kind: str) -> None:
             assert await reply.chunk() is None
             assert await reply.chunk() is None
     assert sorted(delays)[2] < 0.05
+
+
+def told_to(words: asyncio.Queue[bytes | None]) -> Any:
+    """A script that sends each word as a chunk; None ends the body."""
+
+    async def speak(peer: Peer) -> None:
+        while (word := await words.get()) is not None:
+            peer.send(chunked(word, end=False))
+        peer.send(b"0\r\n\r\n")
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(head(200, CHUNKED))
+        speaking = asyncio.ensure_future(speak(peer))
+        await peer.gone()
+        speaking.cancel()
+
+    return script
+
+
+async def test_what_a_taker_deals_with_is_not_given_twice(kind: str) -> None:
+    """Every byte goes to ``take`` or to who waits, in order, whichever the engine asks first."""
+    words: asyncio.Queue[bytes | None] = asyncio.Queue()
+    dealt: list[bytes] = []
+
+    def take(data: bytes) -> bytes | None:
+        if data.startswith(b"mine"):
+            dealt.append(data)
+            return None
+        return b"" if data == b"look" else data
+
+    async with raw_server(told_to(words)) as server, running(kind) as engine:
+        async with engine.open(call(server.url)) as reply:
+            for word in (b"yours 1", b"mine 2", b"look", b"mine 3", b"yours 4", b"mine 5"):
+                given = asyncio.ensure_future(reply.chunk(take))
+                await asyncio.sleep(0.02)
+                words.put_nowait(word)
+                if not word.startswith(b"mine"):
+                    dealt.append(await asyncio.wait_for(given, 5) or word)
+                    continue
+                await asyncio.sleep(0.02)
+                given.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    dealt += [found for found in [await given] if found]
+            words.put_nowait(None)
+            assert await asyncio.wait_for(reply.chunk(take), 5) is None
+    assert dealt == [b"yours 1", b"mine 2", b"look", b"mine 3", b"yours 4", b"mine 5"]
+
+
+async def test_what_a_taker_raises_reaches_who_waits(kind: str) -> None:
+    """A decoder's failure in the event loop's own call ends the wait, and then the connection."""
+    words: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def take(data: bytes) -> bytes | None:
+        raise UpstreamFailure(UpstreamFailed(data.decode()), reason="garbage")
+
+    async with raw_server(told_to(words)) as server, running(kind) as engine:
+        with pytest.raises(UpstreamFailure, match="nonsense"):
+            async with engine.open(call(server.url)) as reply:
+                given = asyncio.ensure_future(reply.chunk(take))
+                await asyncio.sleep(0.02)
+                words.put_nowait(b"nonsense")
+                data = await asyncio.wait_for(given, 5)
+                take(data or b"")
+        await asyncio.wait_for(server.left.wait(), 0.5)
+
+
+async def test_a_wait_that_is_cancelled_loses_nothing(kind: str) -> None:
+    """Bytes that arrive while nobody waits, or as the wait is cancelled, come with the next one."""
+    words: asyncio.Queue[bytes | None] = asyncio.Queue()
+    got = b""
+    async with raw_server(told_to(words)) as server, running(kind) as engine:
+        async with engine.open(call(server.url)) as reply:
+            for pause in (0, 0, 0.001, 0.01, 0.02):
+                waiting = asyncio.ensure_future(reply.chunk(lambda data: data))
+                await asyncio.sleep(0.01)
+                words.put_nowait(b"[%d]" % len(got))
+                await asyncio.sleep(pause)
+                waiting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    got += await waiting or b""
+                await asyncio.sleep(0.02)
+            words.put_nowait(None)
+            while (data := await asyncio.wait_for(reply.chunk(), 5)) is not None:
+                got += data
+    assert got.count(b"[") == 5
+    assert got.startswith(b"[0]")
+
+
+async def test_time_is_up_anew_after_each_piece_that_is_dealt_with(kind: str) -> None:
+    """The idle deadline counts from the last piece, whoever took it; then it strikes."""
+    words: asyncio.Queue[bytes | None] = asyncio.Queue()
+    dealt: list[bytes] = []
+
+    async def speak() -> None:
+        for _ in range(6):
+            words.put_nowait(b"word")
+            await asyncio.sleep(0.1)
+
+    async with raw_server(told_to(words)) as server, running(kind) as engine:
+        with pytest.raises(UpstreamFailure) as failure:
+            async with engine.open(call(server.url, idle_s=0.25)) as reply:
+                speaking = asyncio.create_task(speak())
+                while (data := await reply.chunk(dealt.append)) is not None:
+                    dealt.append(data)
+    await speaking
+    assert failure.value.reason == "timeout"
+    assert dealt == [b"word"] * 6
 
 
 async def test_a_burst_arrives_whole_and_in_order(kind: str) -> None:

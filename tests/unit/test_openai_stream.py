@@ -276,14 +276,15 @@ SHAPES = st.builds(
 RUNS = st.lists(st.tuples(SHAPES, st.lists(TEXTS, min_size=1, max_size=6)), max_size=8)
 
 
-@given(RUNS, st.booleans(), st.sampled_from(((",", ":"), None)))
-def test_words_that_take_the_short_way_come_out_as_by_the_long_way(runs, ask, separators):
+@given(RUNS, st.booleans(), st.sampled_from(((",", ":"), None)), st.integers(1, 5))
+def test_words_that_take_the_short_way_come_out_as_by_the_long_way(runs, ask, separators, joined):
     chunks = [shape(text) for shape, texts in runs for text in texts]
     raw = [
         b"data: " + json.dumps(c, separators=separators, ensure_ascii=n % 2 == 0).encode() + b"\n\n"
         for n, c in enumerate(chunks)
     ]
     raw.append(b"data: [DONE]\n\n")
+    raw = [b"".join(raw[n : n + joined]) for n in range(0, len(raw), joined)]
 
     def outcome(frames):
         with pytest.MonkeyPatch.context() as patch:
@@ -293,7 +294,8 @@ def test_words_that_take_the_short_way_come_out_as_by_the_long_way(runs, ask, se
                 out = b"".join(found.feed(piece) for piece in raw) + found.end()
             except UpstreamFailure as failure:
                 return failure.reason, found.pending
-        return out, (found.text.ascii, found.text.other), found.finish_reasons, found.usage
+        last = found.usage_chunk({}, {})
+        return out, last, (found.text.ascii, found.text.other), found.finish_reasons, found.usage
 
     assert outcome(1_000) == outcome(0)
 
