@@ -16,6 +16,7 @@ from sellapi.domain.catalog import Route
 from sellapi.domain.credits import format_credits
 from sellapi.domain.usage import Usage
 from sellapi.errors import ApiError, UpstreamFailed
+from sellapi.gateway.beside import beside
 from sellapi.gateway.hold import Attempt, Hold, Receipt
 from sellapi.gateway.media import fetch_media, inline_images
 from sellapi.gateway.router import Router
@@ -26,6 +27,7 @@ from sellapi.upstream.openai_reply import edit
 from sellapi.upstream.openai_shape import openai_usage
 from sellapi.upstream.registry import Link, Registry
 from sellapi.wire import sse
+from sellapi.wire.fields import outline
 
 __all__ = ["Forwarder", "Sink"]
 
@@ -172,12 +174,12 @@ class Forwarder:
         except KeyError:  # removed since the request was admitted
             raise _no_route() from None
         job = _job(hold, attempt.route, link)
-        if _names_urls(job):
+        if await beside(hold.size, _names_urls, job):
             if not (link.private or link.native):
                 job.private_base_url = await link.leads_inside()
-            if urls := link.adapter.media_urls(job):
+            if urls := await beside(hold.size, link.adapter.media_urls, job):
                 job.media = await fetch_media(urls, leave_unknown=link.adapter.takes_urls)
-        return link, job, link.adapter.encode(job)
+        return link, job, await beside(hold.size, link.adapter.encode, job)
 
     def _call(self, link: Link, attempt: Attempt, outbound: Outbound) -> Call:
         first_byte = attempt.route.timeout_s or link.provider.timeout_s
@@ -191,10 +193,11 @@ class Forwarder:
             decoder = await self._read_events(hold, attempt, link, job, outbound, None)
             answer = decoder.answer()
         elif outbound.repeat == 1 and not outbound.more:
-            call = self._call(link, attempt, outbound)
-            answer = link.adapter.decode(job, [await self._body(link, call)])
+            body = await self._body(link, self._call(link, attempt, outbound))
+            answer = await beside(len(body), link.adapter.decode, job, [body])
         else:
-            answer = link.adapter.decode(job, await self._bodies(link, attempt, outbound))
+            bodies = await self._bodies(link, attempt, outbound)
+            answer = await beside(sum(map(len, bodies)), link.adapter.decode, job, bodies)
         hold.note_first_byte()
         self._stats.skipped += answer.skipped
         return await inline_images(answer) if answer.image_urls else answer
@@ -365,7 +368,7 @@ def _account_tag(account_id: int) -> str:
 
 def _names_urls(job: Job) -> bool:
     """Whether a chat may name files by URL (keys may be spelled with escapes); most do not."""
-    raw = bytes(job.fields.get("messages", b""))
+    raw = outline(job.fields.get("messages", msgspec.Raw()))
     return b'url"' in raw or b'data"' in raw or b"\\u" in raw
 
 

@@ -100,6 +100,8 @@ class Hold:
     catalog: Catalog
     model: Model
     fields: dict[str, msgspec.Raw]
+    size: int
+    """Bytes of the request's body."""
     asked: Asked
     priced: Priced
     writer: Writer

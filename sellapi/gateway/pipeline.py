@@ -24,6 +24,7 @@ from sellapi.errors import (
     RateLimited,
     TierRestricted,
 )
+from sellapi.gateway.beside import beside
 from sellapi.gateway.demand import READERS, Asked, NotOffered, refuse_billing_fields
 from sellapi.gateway.forward import Forwarder, Sink
 from sellapi.gateway.hold import Hold
@@ -133,10 +134,10 @@ class Gateway:
                 fresh = True  # a pack may have been bought, or a limit raised
                 continue
             if fields is None:
-                fields = decode_body(ask.body)
+                fields = await beside(len(ask.body), decode_body, ask.body)
             try:
                 model = self._admit(fields, catalog, caller, ask.mode)
-                asked = READERS[model.mode](fields, model)
+                asked = await beside(len(ask.body), READERS[model.mode], fields, model)
             except _CONFIRMED as refusal:
                 if fresh:
                     self._refuse(caller, tier, refusal)
@@ -189,6 +190,7 @@ class Gateway:
             catalog=catalog,
             model=model,
             fields=fields,
+            size=len(ask.body),
             asked=asked,
             priced=priced,
             writer=self._writer,

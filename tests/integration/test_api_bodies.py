@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -315,6 +316,40 @@ async def test_values_go_upstream_with_the_bytes_they_came_in(front: Front) -> N
     for name, raw in values.items():
         assert f'"{name}":{raw}' in sent, name
     assert '"messages":[{"role":"user","content":"caf\\u00e9"}]' in sent
+
+
+def large(words: str = "", **more: Any) -> bytes:
+    """A body that is read beside the event loop: an image of half a megabyte."""
+    url = "data:image/png;base64," + "iVBO" * 131_072
+    parts = [{"type": "text", "text": words}, {"type": "image_url", "image_url": {"url": url}}]
+    return json.dumps(
+        {"model": CHAT, "messages": [{"role": "user", "content": parts}]} | more
+    ).encode()
+
+
+async def test_a_large_body_is_read_sent_and_refused_like_a_small_one(front: Front) -> None:
+    front.fake.script("/chat/completions", json_reply(completion()))
+    answer = await front.post("/chat/completions", large("what is it?"))
+    assert answer.status_code == 200
+    assert front.fake.requests[-1].body["messages"] == json.loads(large("what is it?"))["messages"]
+    before = len(front.fake.requests)
+    broken = await front.post("/chat/completions", large()[:-1])
+    assert (broken.status_code, broken.json()["error"]["type"]) == (400, "invalid_request_error")
+    wrong = await front.post("/chat/completions", large(n="two"))
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "n")
+    assert len(front.fake.requests) == before
+
+
+async def test_a_client_that_leaves_while_its_large_body_is_read_is_not_held(front: Front) -> None:
+    front.fake.script("/chat/completions", json_reply(completion()))
+    tasks = [asyncio.create_task(front.post("/chat/completions", large())) for _ in range(6)]
+    await asyncio.sleep(0.02)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (await front.post("/chat/completions", large())).status_code == 200  # it goes on
+    await front.settled()
+    assert front.shop.value("SELECT sum(held) FROM accounts") == 0
 
 
 async def test_each_billing_field_goes_upstream_as_billed(front: Front) -> None:
