@@ -104,6 +104,8 @@ class Writer:
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = math.inf
         self._retry: list[_Job] = []
+        self._oldest = math.inf
+        """Since when the oldest of what the thread has in hand waits, also while it is tried."""
         self._trouble: StorageError | None = None
         self._schema_cookie: int | None = None
         self._mismatch: SchemaMismatch | None = None
@@ -195,7 +197,8 @@ class Writer:
         if self._mismatch is not None:
             return self._mismatch
         now = time.monotonic()
-        if self._retry and now - self._retry[0].since > OVERDUE_S:
+        # Not by `_retry`: it is empty most of the time that a busy database is waited for.
+        if now - self._oldest > OVERDUE_S:
             return self._trouble or DatabaseUnavailable(
                 "the database does not take settlements now"
             )
@@ -243,6 +246,7 @@ class Writer:
         """Until `stop`."""
         tx: Tx | None = None
         while True:
+            self._oldest = self._retry[0].since if self._retry else math.inf
             if not (self._waiting or self._retry):
                 if self._stopping and not self._later:
                     break
@@ -261,6 +265,7 @@ class Writer:
                 if not self._retry:
                     batch = self._take()
                     if batch:
+                        self._oldest = batch[0].since
                         self._commit(tx, batch)
                         if len(batch) >= CROWD:
                             time.sleep(BREATH_S)
@@ -327,7 +332,7 @@ class Writer:
             else:
                 self._replay(tx, batch)
             return
-        self._trouble = None
+        self._trouble, self._oldest = None, math.inf
         self._deliver([(job.future, r, None) for job, r in zip(batch, results, strict=True)])
 
     def _replay(self, tx: Tx, batch: list[_Job]) -> None:
