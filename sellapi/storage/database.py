@@ -60,6 +60,7 @@ _WORDS = {
     sqlite3.SQLITE_BUSY: "is locked by another process; end what holds it, or try again in a moment",
     sqlite3.SQLITE_LOCKED: "is locked; try again in a moment",
     sqlite3.SQLITE_FULL: "is full (disk or page limit); free some space",
+    sqlite3.SQLITE_NOMEM: "found no memory; free some, or allow this process more",
     sqlite3.SQLITE_IOERR: "had a disk error; check the disk and its file system",
     sqlite3.SQLITE_READONLY: "is read-only; check the permissions of the file and its directory",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; check that it exists and who may read it",
@@ -90,7 +91,8 @@ def is_transient(error: BaseException) -> bool:
 
 def explain_trouble(error: BaseException) -> DatabaseUnavailable:
     """A driver's error in the words of someone who has to mend it."""
-    code = _code(error)
+    # What the driver makes of SQLITE_NOMEM.
+    code = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else _code(error)
     words = _WORDS.get(code) if code is not None else None
     driver = _driver_error(error)
     return DatabaseUnavailable(f"the database {words or f'refused: {driver or error}'}")

@@ -367,12 +367,13 @@ class Writer:
 
     def _settle_failure(self, job: _Job, error: Exception) -> None:
         kept = is_transient(error) or (job.must and self._mismatch is not None)
-        if isinstance(error, ledger.Moved) or (isinstance(error, sqlite3.Error) and kept):
+        again = isinstance(error, ledger.Moved) or (job.must and isinstance(error, MemoryError))
+        if again or (isinstance(error, sqlite3.Error) and kept):
             self._fail_or_keep([job], error)
             return
         if job.must:
             log.critical("a settlement failed and cannot be retried: %s", error, exc_info=error)
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        if isinstance(error, sqlite3.DatabaseError | MemoryError) and not isinstance(
             error, sqlite3.IntegrityError
         ):
             error = explain_trouble(error)

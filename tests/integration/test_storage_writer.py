@@ -199,6 +199,33 @@ async def test_a_commit_that_hangs_stops_new_holds(
     assert writer.trouble() is None
 
 
+async def test_a_charge_that_finds_no_memory_waits_and_the_rest_does_not(writer: Writer) -> None:
+    short = [True]
+
+    def needs_memory(number: int) -> Any:
+        def op(tx: Tx) -> int:
+            if short:
+                raise MemoryError  # what the driver makes of SQLITE_NOMEM
+            return int(put(number)(tx))
+
+        return op
+
+    gate = Gate()
+    writer.submit(gate)
+    charge = writer.submit(needs_memory(1), must=True)
+    hold = writer.submit(needs_memory(2))
+    other = writer.submit(put(3), must=True)
+    gate.go.set()
+    assert await asyncio.wait_for(other, 3) == 3
+    with pytest.raises(DatabaseUnavailable, match="memory"):
+        await asyncio.wait_for(hold, 3)
+    assert not charge.done()
+    short.clear()
+    assert await asyncio.wait_for(charge, 3) == 1
+    assert rows(writer) == [3, 1]
+    assert writer.trouble() is None
+
+
 async def test_low_disk_stops_new_holds(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "FREE_DISK_BYTES", 10**18)
     trouble = writer.trouble()
