@@ -338,6 +338,9 @@ class Writer:
     def _replay(self, tx: Tx, batch: list[_Job]) -> None:
         """Each operation in a transaction of its own; after a transient failure the rest waits."""
         for index, job in enumerate(batch):
+            if self._retry and job.together is ledger.mark_all:
+                self._retry.append(job)  # what it marks may be among those that wait
+                continue
             try:
                 self._begin(tx)
                 if self._mismatch is not None and not job.must:
@@ -367,7 +370,8 @@ class Writer:
 
     def _settle_failure(self, job: _Job, error: Exception) -> None:
         kept = is_transient(error) or (job.must and self._mismatch is not None)
-        again = isinstance(error, ledger.Moved) or (job.must and isinstance(error, MemoryError))
+        # A hold is given up instead: its void would overtake it.
+        again = job.must and isinstance(error, ledger.Moved | MemoryError)
         if again or (isinstance(error, sqlite3.Error) and kept):
             self._fail_or_keep([job], error)
             return

@@ -516,3 +516,47 @@ async def test_a_charge_whose_figures_keep_changing_waits_until_they_do_not(shop
     assert shop.account() == (10_000 * MICRO - 1_500_000, 0, 0)
     assert verify(shop.database).difference is None
     assert writer.trouble() is None
+
+
+@asynccontextmanager
+async def meddling(shop: Shop, when: str, change: str):
+    """Figures change whenever they are written."""
+    with shop.database.transaction() as tx:
+        tx.execute(f"CREATE TRIGGER meddle AFTER UPDATE OF {when} BEGIN UPDATE {change}; END")
+    yield
+    with shop.database.transaction() as tx:
+        tx.execute("DROP TRIGGER meddle")
+
+
+async def test_a_mark_waits_for_its_charge(shop, writer):
+    await held(writer, shop, "a", "b")
+    async with meddling(shop, "state ON requests", "accounts SET balance = balance + 1"):
+        async with one_batch(writer):
+            a = writer.submit(settlement("a", 2), ledger.settle_all, must=True)
+            writer.post(("a", Delivery.UNDELIVERED), ledger.mark_all)
+        await asyncio.sleep(0.1)
+        assert not a.done()
+    await outcome([a])
+    b = writer.submit(settlement("b", 2), ledger.settle_all, must=True)
+    writer.post(("b", Delivery.DELIVERED), ledger.mark_all)
+    await outcome([b])
+    await asyncio.to_thread(writer.stop)
+    with shop.database.read() as tx:
+        assert tx.execute("SELECT request_id, delivery FROM requests ORDER BY id").fetchall() == [
+            ("a", 2),
+            ("b", 1),
+        ]
+
+
+async def test_no_hold_is_placed_behind_its_void(shop, writer):
+    """A client that leaves voids what may still be written: a hold is not tried again after that."""
+    async with meddling(shop, "held ON keys", "accounts SET version = version + 1"):
+        async with one_batch(writer):
+            hold = writer.submit(shop.request("a"), ledger.hold_all)
+            hold.cancel()
+            writer.submit(lambda tx: ledger.void(tx, "a", now_ms=1), must=True)
+        await asyncio.sleep(0.1)
+    await outcome([writer.submit(lambda tx: None)])
+    with shop.database.read() as tx:
+        assert tx.execute("SELECT * FROM requests").fetchall() == []
+    assert shop.account() == (10_000 * MICRO, 0, 0)
