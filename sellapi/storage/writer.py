@@ -98,6 +98,7 @@ class Writer:
         self._wake = threading.Event()
         self._waking = False
         self._stopping = False
+        self._stopping_since = math.inf
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watched: dict[asyncio.Future[Any], float] = {}
@@ -220,6 +221,7 @@ class Writer:
         """
         if self._thread is None:
             return True
+        self._stopping_since = time.monotonic()
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout_s)
@@ -303,7 +305,8 @@ class Writer:
             self._schema_cookie = cookie
 
     def _given_up(self) -> bool:
-        return bool(self._retry) and time.monotonic() - self._retry[0].since > OVERDUE_S * 2
+        # Counted from the stop: whoever stops a server in trouble means to mend it.
+        return bool(self._retry) and time.monotonic() - self._stopping_since > OVERDUE_S * 2
 
     def _take(self) -> list[_Job]:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]

@@ -286,3 +286,21 @@ async def test_stopping_while_locked_gives_up_in_the_end_and_says_so(
     with locked(writer):
         writer.submit(lambda tx: None, must=True)
         assert await asyncio.to_thread(writer.stop) is False
+
+
+async def test_stopping_in_the_middle_of_a_long_trouble_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "OVERDUE_S", 0.2)
+    database = Database.create(tmp_path / "m.db")
+    with database.transaction() as tx:
+        tx.execute("CREATE TABLE retention_test (id INTEGER NOT NULL UNIQUE) STRICT")
+    writer = Writer(database)
+    writer.start()
+    with locked(writer):
+        writer.submit(put(1), must=True)
+        await asyncio.sleep(0.5)  # longer than a stop waits
+        stopped = asyncio.create_task(asyncio.to_thread(writer.stop))
+        await asyncio.sleep(0.2)
+    assert await stopped
+    assert rows(writer) == [1]
