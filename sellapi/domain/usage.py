@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["TOKEN_BUCKETS", "Usage"]
+__all__ = ["MAX_COUNT", "TOKEN_BUCKETS", "Usage"]
 
 TOKEN_BUCKETS = (
     "input",
@@ -17,6 +17,9 @@ TOKEN_BUCKETS = (
     "image_output",
 )
 """Names of the token buckets; every token of a request is in exactly one of them."""
+MAX_COUNT = 10**9
+"""A larger token count is no count: no model reads or writes so much in one request, and what it
+costs may not fit into the ledger's integers."""
 _COUNTED = (*TOKEN_BUCKETS, "images")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from sellapi.domain.usage import Usage
+from sellapi.domain.usage import MAX_COUNT, Usage
 from sellapi.upstream.adapter import Answer, Job, TextCount
 from sellapi.upstream.anthropic_thinking import Thoughts, ThoughtsMemory, carry
 from sellapi.upstream.openai_shape import Choice, JsonObject, completion
@@ -43,7 +43,7 @@ def _count(value: Any) -> int:
 
 
 def read_usage(raw: Any) -> Usage | None:
-    """Disjoint buckets from Anthropic's usage object; None when it holds no token counts.
+    """Disjoint buckets from Anthropic's usage object; None when it holds no (sane) counts.
 
     ``input_tokens`` is only the uncached rest. Top-level counts leave out ``iterations`` of type
     compaction, which are billed all the same (wire notes 5.2).
@@ -57,6 +57,8 @@ def read_usage(raw: Any) -> Usage | None:
     for item in iterations if isinstance(iterations, list) else ():
         if isinstance(item, dict) and item.get("type") == "compaction":
             total = [a + b for a, b in zip(total, _buckets(item), strict=True)]
+    if max(total) > MAX_COUNT:
+        return None
     details = raw.get("output_tokens_details")
     thinking = _count(details.get("thinking_tokens")) if isinstance(details, dict) else 0
     return Usage(

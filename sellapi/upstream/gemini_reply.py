@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import orjson
 
-from sellapi.domain.usage import Usage
+from sellapi.domain.usage import MAX_COUNT, Usage
 from sellapi.errors import ApiError, InvalidRequest, UpstreamFailed
 from sellapi.upstream.adapter import Job, TextCount, UpstreamFailure
 from sellapi.upstream.clean import clean_message
@@ -254,7 +254,7 @@ def _logprob(item: Any) -> JsonObject:
 def _count(data: JsonObject, name: str) -> int:
     """A count; absent is zero, and so is what is no count. Protobuf may write it as a string."""
     value = data.get(name)
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit():
         value = int(value)
     return value if type(value) is int and value > 0 else 0
 
@@ -271,7 +271,7 @@ def _modality(data: JsonObject, name: str, modality: str) -> int:
 
 
 def gemini_usage(meta: Any) -> Usage | None:
-    """Disjoint buckets of a ``usageMetadata``; None when it holds no counts.
+    """Disjoint buckets of a ``usageMetadata``; None when it holds no counts, or no sane ones.
 
     - the prompt count includes what was read from cache; tool-use prompts are added to it.
     - images, video and documents in the prompt cost what text costs: they stay in ``input``.
@@ -286,6 +286,8 @@ def gemini_usage(meta: Any) -> Usage | None:
     thoughts = _count(meta, "thoughtsTokenCount")
     total = _count(meta, "totalTokenCount")
     if not (prompt or candidates or thoughts or total):
+        return None
+    if max(prompt, tool_use, candidates, thoughts, total) > MAX_COUNT:
         return None
     cached = min(_count(meta, "cachedContentTokenCount"), prompt)
     audio = _modality(meta, "promptTokensDetails", "AUDIO")

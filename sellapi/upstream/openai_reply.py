@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
-from sellapi.domain.usage import Usage
+from sellapi.domain.usage import MAX_COUNT, Usage
 from sellapi.upstream.adapter import TextCount
 
 __all__ = [
@@ -34,9 +34,7 @@ __all__ = [
 
 ABSENT = msgspec.Raw()
 _NOTHING = (b"", b"null")
-_MAX_COUNT = 10**9
-"""A larger token count is no count: no model reads or writes so much in one request."""
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 
 class _Function(msgspec.Struct):
@@ -287,7 +285,7 @@ def _count(value: Any) -> int | None:
             return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if 0 <= value <= _MAX_COUNT else None  # NaN compares false
+    return int(value) if 0 <= value <= MAX_COUNT else None  # NaN compares false
 
 
 def _first(value: dict[str, Any], *names: str) -> int | None:
@@ -295,7 +293,7 @@ def _first(value: dict[str, Any], *names: str) -> int | None:
         found = value.get(name)
         if found is None:
             continue
-        if found.__class__ is int and 0 <= found <= _MAX_COUNT:  # what nearly all of them send
+        if found.__class__ is int and 0 <= found <= MAX_COUNT:  # what nearly all of them send
             return found
         if (count := _count(found)) is not None:
             return count

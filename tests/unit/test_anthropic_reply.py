@@ -103,6 +103,12 @@ def test_usage_buckets_are_disjoint_and_sum_to_the_total(
     assert told["total_tokens"] == told["prompt_tokens"] + told["completion_tokens"]
 
 
+@pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "cache_read_input_tokens"])
+def test_counts_no_request_can_have_are_not_charged(name: str):
+    """The ledger could not take the charge; what was received is counted instead."""
+    assert read_usage({"input_tokens": 1, "output_tokens": 1} | {name: 10**18}) is None
+
+
 def test_cache_writes_are_split_by_their_time_to_live():
     usage = read_usage(
         {

@@ -285,6 +285,8 @@ def test_text_that_came_back_is_counted_for_answers_without_usage():
         ({}, None),
         (None, None),
         ({"promptTokenCount": -5}, None),
+        ({"promptTokenCount": 5, "candidatesTokenCount": 10**18}, None),
+        ({"promptTokenCount": 5, "totalTokenCount": "9" * 5_000}, Usage(input=5)),
     ],
 )
 def test_usage_is_split_into_disjoint_buckets(meta, expected):
