@@ -93,6 +93,11 @@ def sum_up(tx: Tx, now: int) -> bool:
     """
     before = (now - SETTLES_S) // 86_400
     done = int(tx.value("SELECT summed_before_day FROM retention"))
+    if done > before:
+        # The clock was set back by more than that: today is summed up already, and what is
+        # settled today is not added (see ledger). Those days are summed up again in their time.
+        tx.execute("DELETE FROM daily_models WHERE day >= ?", (before,))
+        tx.execute("UPDATE retention SET summed_before_day = ?", (before,))
     if done >= before:
         return False
     day = tx.value("SELECT min(day) FROM daily WHERE day >= ?", (done,))

@@ -211,6 +211,27 @@ def test_days_that_are_over_are_summed_up_once_and_take_late_charges(database):
         assert verify._days_kept(tx)[today - 5][5] == 100
 
 
+def test_a_clock_that_was_set_back_by_days_leaves_no_summary_behind_its_rows(database):
+    """A machine that booted with a wrong clock summed up today before it was over."""
+    today = int(time.time()) // 86_400
+    figures = (1, 0, 10, 5, 0, 100, 60, 0)
+    with database.transaction() as tx:
+        accounts.add_account(tx, "ann@shop.test", "", 1)
+        for day in (today - 1, today):
+            ledger._add_to_day(tx, day, "m", (1, 1), figures)
+        now = today * 86_400 + reports.SETTLES_S
+        while reports.sum_up(tx, now + 2 * 86_400):
+            pass
+        assert tx.value("SELECT count(*) FROM daily_models") == 2
+        ledger._add_to_day(tx, today, "m", (1, 1), figures)  # by the right clock
+        while reports.sum_up(tx, now):
+            pass
+        ledger._add_to_day(tx, today, "m", (1, 1), figures)
+        assert verify._days_kept(tx)[today][5] == 300
+        assert reports.daily_total(tx, 0)["charged"] == 400
+        assert tx.value("SELECT day FROM daily_models") == today - 1
+
+
 def test_a_report_of_the_dearest_few_still_totals_everybody(database):
     today = int(time.time()) // 86_400
     with database.transaction() as tx:
