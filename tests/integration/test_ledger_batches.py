@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 import shutil
 import sqlite3
 import threading
@@ -560,3 +561,139 @@ async def test_no_hold_is_placed_behind_its_void(shop, writer):
     with shop.database.read() as tx:
         assert tx.execute("SELECT * FROM requests").fetchall() == []
     assert shop.account() == (10_000 * MICRO, 0, 0)
+
+
+@pytest.mark.parametrize("count", [1, 3, ledger._ROWS, ledger._ROWS + 1])
+def test_what_was_not_said_is_null_and_nothing_else_is(shop, count):
+    """None, 0 and an empty text are bound as each other; a row says which it was."""
+    said = {"retry_of": 2, "image_size": "auto", "image_quality": "low"}
+    told = {"first_byte_ms": 0, "usage_raw": "{}", "attempts": "[]", "error": "e"}
+    kinds = ((said, told | {"finish_reason": "stop"}), ({}, {"first_byte_ms": None}))
+    with shop.database.transaction() as tx:
+        for kind, (held_with, settled_with) in enumerate(kinds):
+            names = [f"{kind}_{n}" for n in range(count)]
+            ledger.hold_all(tx, [shop.request(name, amount=0, **held_with) for name in names])
+            ledger.settle_all(
+                tx, [settlement(name, 0, undelivered=False, **settled_with) for name in names]
+            )
+        rows = tx.execute(
+            "SELECT retry_of, image_size, image_quality, first_byte_ms, usage_raw, attempts, "
+            "error, finish_reason, http_status, streamed, estimated, bounded, delivery, count(*) "
+            "FROM requests GROUP BY substr(request_id, 1, 1) ORDER BY request_id"
+        ).fetchall()
+    rest = (200, 1, 0, 1, 0, count)
+    assert rows == [(2, "auto", "low", 0, "{}", "[]", "e", "stop", *rest), (*(None,) * 8, *rest)]
+
+
+def test_more_accounts_keys_and_days_than_one_statement_takes(shop):
+    """Each of them twice, the second time behind the border of a statement."""
+    count = ledger._ROWS + 1
+    with shop.database.transaction() as tx:
+        for number in range(count):
+            tx.execute(
+                "INSERT INTO accounts (email, balance, created_at) VALUES (?, ?, 1)",
+                (f"u{number}", 10 + number),
+            )
+            tx.execute("INSERT INTO keys (account_id, created_at) SELECT max(id), 1 FROM accounts")
+        keys = tx.rows(
+            "SELECT k.id, k.version, a.id AS account, a.version AS account_version, a.balance "
+            "FROM keys k JOIN accounts a ON a.id = k.account_id WHERE email LIKE 'u%'"
+        )
+        shop.keys = {key["id"]: key for key in keys}
+        requests = [
+            shop.request(f"{time}_{key}", key, 10, created_ms=(TODAY - key) * 86_400_000)
+            for time in (1, 2)
+            for key in shop.keys
+        ]
+        fits = [isinstance(result, Held) for result in ledger.hold_all(tx, requests)]
+        assert fits == [True] * count + [key["balance"] >= 20 for key in keys]
+        charges = [settlement(f"1_{key}", charge=9) for key in shop.keys]
+        done = ledger.settle_all(tx, charges + charges)
+        assert [result.repeated for result in done] == [False] * count + [True] * count
+        assert [result.balance for result in done] == [key["balance"] - 9 for key in keys] * 2
+        figures = tx.execute(
+            "SELECT a.balance, a.held, k.spent, k.held FROM keys k "
+            "JOIN accounts a ON a.id = k.account_id WHERE email LIKE 'u%' ORDER BY k.id"
+        ).fetchall()
+        assert figures == [
+            (key["balance"] - 9, 10 * more, 9, 10 * more)
+            for key, more in zip(keys, fits[count:], strict=True)
+        ]
+        for table in ("daily", "daily_models"):
+            days = tx.execute(f"SELECT day, charged FROM {table} ORDER BY day DESC").fetchall()
+            assert days == [(TODAY - key, 9) for key in shop.keys]
+
+
+class Faulty(Tx):
+    """Statements that fail now and then as they do: before, or after they were carried out."""
+
+    __slots__ = ()
+    chance = random.Random(0)
+    rate = 0.0
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self.execute = self._execute
+
+    def _execute(self, sql: str, values: Any = ()) -> Any:
+        if self.chance.random() >= self.rate:
+            return self.connection.execute(sql, values)
+        how = self.chance.random()
+        if how < 0.2 and sql != "ROLLBACK":
+            self.connection.execute(sql, values)  # a COMMIT whose last word was lost
+        elif how < 0.5 and self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")  # by SQLite itself: full disk, disk error
+        error = sqlite3.OperationalError("injected")
+        error.sqlite_errorcode = self.chance.choice(
+            (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        )
+        raise error
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_fails_every_request_ends_once(shop, monkeypatch, seed):
+    """Statements fail, COMMIT among them, clients leave, one operation in ten is poison."""
+    monkeypatch.setattr(writer_module, "Tx", Faulty)
+    monkeypatch.setattr(writer_module, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(writer_module, "LATER_S", 0.005)
+    monkeypatch.setattr(Faulty, "rate", 0.02)
+    Faulty.chance.seed(seed)
+    chance = random.Random(seed)
+    writer = Writer(shop.database)
+    writer.start()
+
+    async def one(name: str) -> tuple[str, int, int] | None:
+        await asyncio.sleep(chance.random() / 50)
+        hold = writer.submit(
+            shop.request(name, chance.randint(1, 3), chance.choice((0, 1_000, MICRO))),
+            ledger.hold_all,
+        )
+        if leaves := chance.random() < 0.2:
+            hold.cancel()
+        try:
+            assert isinstance(await hold, Held)
+        except (asyncio.CancelledError, sqlite3.IntegrityError):  # it was written, and tried again
+            assert leaves or not hold.cancelled()
+            writer.submit(lambda tx: ledger.void(tx, name, now_ms=1), must=True)
+            return None
+        if chance.random() < 0.1:
+            writer.submit(settlement(f"not {name}"), ledger.settle_all, must=True)
+        tokens = chance.choice((0, 1, 4, 400))
+        settled = settlement(name, tokens, undelivered=False, error=chance.choice(("", "\ud800")))
+        future = writer.submit(settled, ledger.settle_all, must=True)
+        delivery = chance.choice((Delivery.DELIVERED, Delivery.UNDELIVERED))
+        if delivery is Delivery.DELIVERED:
+            assert (await future).charge == tokens * PER_INPUT
+        writer.post((name, delivery), ledger.mark_all)
+        return name, tokens * PER_INPUT, delivery.value
+
+    ended = await asyncio.wait_for(asyncio.gather(*(one(f"req_{n}") for n in range(80))), 20)
+    Faulty.rate = 0.0
+    assert await asyncio.to_thread(writer.stop)
+    with shop.database.read() as tx:
+        rows = tx.execute(
+            "SELECT request_id, charge, delivery FROM requests WHERE state = 'settled'"
+        ).fetchall()
+    assert sorted(rows) == sorted(end for end in ended if end)
+    found = verify(shop.database)
+    assert (found.difference, found.open_holds) == (None, 0)
