@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sellapi.errors import Refused
+from sellapi.errors import Refused, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -328,6 +328,8 @@ def command(
     def wrap(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def run(*, as_json: bool, database: str | None, **options: Any) -> None:
+            if as_json and options.get("as_csv"):
+                raise UsageError("--csv and --json are two forms of one answer: say which")
             out = Out(as_json=as_json, database=database)
             try:
                 function(out, **options)

@@ -231,6 +231,12 @@ def test_csv_has_no_cell_a_spreadsheet_would_run(shell):
     assert (total["opening_balance"], total["closing_balance"]) == ("0", "10000.5")
 
 
+@pytest.mark.parametrize("words", [("credits", "statement", ANN), ("ledger", "list"), ("usage",)])
+def test_two_forms_at_once_are_a_usage_error(shell, words):
+    shell.run("users", "add", ANN)
+    assert "say which" in shell.error(*words, "--csv", code=2)
+
+
 def test_foreign_text_reaches_a_terminal_without_its_control_characters(shell):
     shell.run("users", "add", ANN, "--name", "A\x1b[2Jnn\u202e [red]x[/red]")
     text = shell.run("users", "list").stdout
