@@ -12,7 +12,7 @@ from sellapi.admin.views import Entry, LedgerAct, Statement
 from sellapi.admin.words import clean, parse_since
 from sellapi.domain.credits import parse_credits
 from sellapi.errors import Refused, UsageError
-from sellapi.storage import accounts, ledger
+from sellapi.storage import accounts, ledger, reports
 from sellapi.storage.database import Tx
 
 __all__ = ["Credits", "entry_view", "find_repeat", "known_reference", "ledger_act", "once"]
@@ -134,6 +134,15 @@ def say_entry(act: Act, view: LedgerAct, account_id: int) -> None:
     )
 
 
+def _why_uncharged(tx: Tx, request_id: str) -> str:
+    row = reports.request(tx, request_id)
+    if row is None:
+        return f"there is no request {clean(request_id)}: `sellapi requests list` shows them"
+    if row["state"] == "held":
+        return f"request {clean(request_id)} still runs: it is charged, if at all, when it ends"
+    return f"request {clean(request_id)} was not charged: `sellapi requests show` tells why"
+
+
 class Credits(Noun):
     def grant(
         self, who: str, amount: str, *, reason: str, reference: str | None = None
@@ -194,9 +203,7 @@ class Credits(Noun):
                 r["kind"]: r for r in accounts.entries_of_requests(act.tx, [request_id])[request_id]
             }
             if "charge" not in rows:
-                raise Refused(
-                    f"request {clean(request_id)} was not charged: `sellapi requests show` tells why"
-                )
+                raise Refused(_why_uncharged(act.tx, request_id))
             if "charge_refund" in rows:
                 act.nothing_done()
                 return ledger_act(act.tx, rows["charge_refund"]["id"], repeated=True)

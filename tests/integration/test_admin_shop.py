@@ -135,8 +135,19 @@ def test_a_request_is_refunded_once_also_after_it_was_pruned(admin):
         tx.execute("DELETE FROM requests")
     assert admin.credits.refund(request_id).balance == 10_000 * MICRO
     assert admin.credits.refund(request_id).repeated
-    with pytest.raises(Refused, match="not charged"):
+
+
+def test_a_request_that_cannot_be_refunded_is_told_from_one_that_never_was(admin):
+    with pytest.raises(Refused, match="there is no request req_unknown"):
         admin.credits.refund("req_unknown")
+    requests = Requests(admin, ANN)
+    running, _ = requests.hold(MICRO)
+    with pytest.raises(Refused, match="still runs"):
+        admin.credits.refund(running)
+    with admin.desk.database.transaction() as tx:
+        ledger.void(tx, running, now_ms=1)
+    with pytest.raises(Refused, match="was not charged"):
+        admin.credits.refund(running)
 
 
 def test_a_statement_adds_up_from_opening_to_closing(admin):
