@@ -216,6 +216,12 @@ class Tiers(Noun):
             raise UsageError("say what to set: --rpm, --account-rpm or --signup-credits")
         if any(not 0 <= v < 2**53 for v in values.values()):
             raise UsageError("a limit is not negative")
+        if 0 in (rpm, account_rpm):
+            raise UsageError(
+                "with 0 requests a minute nobody on that tier could call, nor look at their credits: "
+                "1 is the least. What is given away ends with --signup-credits 0, a model's free use "
+                "with `sellapi models set SLUG --tier pro`"
+            )
         with self.act("tiers.set") as act:
             before = {row["name"]: row for row in catalog.tiers(act.tx)}.get(name)
             if before is None:

@@ -219,6 +219,14 @@ def test_every_change_of_a_key_or_its_user_makes_the_servers_copy_stale(admin):
         assert before != after
 
 
+@pytest.mark.parametrize("limit", ["rpm", "account_rpm"])
+def test_a_tier_on_which_nobody_could_call_is_refused(admin, limit):
+    with pytest.raises(UsageError, match="nobody"):
+        admin.tiers.set("free", **{limit: 0})
+    assert getattr(admin.tiers.set("free", **{limit: 1}), limit) == 1
+    assert admin.tiers.set("free", signup_credits="0").signup_credits == 0
+
+
 def test_a_keys_own_limit_counts_what_it_spent_and_holds(admin):
     admin.keys.create(ANN, limit="5")
     requests = Requests(admin, ANN)
