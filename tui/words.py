@@ -135,9 +135,11 @@ def fit(text: str, width: int, *, right: bool = False, end: bool = False) -> str
 
 
 def short_json(value: Any) -> str:
-    """``a=1 b=2`` of a small mapping, for one line."""
+    """``a=1 b=2`` of a small mapping, ``a, b`` of a list, for one line."""
     if value is None:
         return ""
+    if isinstance(value, (list, tuple)):
+        return plain(", ".join(map(_leaf, value)))
     if isinstance(value, Mapping):
         return plain(" ".join(f"{k}={_leaf(v)}" for k, v in value.items()))
     return plain(value)

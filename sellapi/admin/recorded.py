@@ -7,6 +7,7 @@ Whoever looks gets what all other documents have: decimal strings and UTC times.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,8 @@ __all__ = ["CREDITS", "recorded"]
 
 CREDITS = frozenset({"balance", "owed", "credits", "spend_limit", "signup_credits"})
 """Fields that hold credits, by name."""
+NESTED = frozenset({"allowed_fields", "cost", "headers", "input_modalities", "ips", "models"})
+"""Columns that hold JSON as text."""
 
 
 def recorded(text: str | None) -> Any:
@@ -33,6 +36,9 @@ def recorded(text: str | None) -> Any:
 
 
 def _field(name: str, value: Any) -> tuple[str, Any]:
+    if name in NESTED and isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
     if name in ("prices", "cost") and isinstance(value, dict):
         return name, _prices(value)
     if isinstance(value, bool) or not isinstance(value, int):

@@ -298,3 +298,26 @@ def test_the_audit_tells_credits_prices_and_times_as_every_other_document_does(a
     priced = told["models.set"]
     assert (priced.before["prices"]["input"], priced.after["prices"]["input"]) == ("2.5", "2.75")
     assert priced.after["prices"]["long_context"] == 272_000
+
+
+def test_no_field_of_the_audit_is_json_inside_a_string(admin):
+    key = admin.keys.create(ANN, models="openai/gpt-5.4,openai/gpt-5.4-nano", ips="10.0.0.0/8")
+    admin.keys.set(key.id, models="none")
+    admin.providers.set("openai", headers=["x-title=shop"])
+    admin.models.set("openai/gpt-5.4", modalities="text,image", allow_fields="service_tier")
+    admin.models.route_add("openai/gpt-5.4", "gemini:large", cost=["input=1"])
+    told = {row.act: row for row in admin.audit.list()}
+    assert told["keys.create"].after["models"] == ["openai/gpt-5.4", "openai/gpt-5.4-nano"]
+    assert told["keys.create"].after["ips"] == ["10.0.0.0/8"]
+    assert told["keys.set"].after["models"] is None
+    assert told["providers.set"].after["headers"] == {"x-title": "shop"}
+    assert told["models.set"].after["input_modalities"] == ["text", "image"]
+    assert told["models.route_add"].after["cost"] == {"input": "1"}
+    fields = [
+        v
+        for row in told.values()
+        for side in (row.before, row.after)
+        if side
+        for v in side.values()
+    ]
+    assert [v for v in fields if isinstance(v, str) and v[:1] in ("[", "{")] == []

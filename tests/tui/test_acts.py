@@ -542,6 +542,14 @@ async def test_the_audit_tells_what_an_act_changed(shop: Path, admin: Admin) -> 
         await driver.until(lambda: {a.act for a in rows.items} == {"packs.sell"}, "only sales")
 
 
+async def test_the_audit_shows_a_keys_models_as_a_list(shop: Path, admin: Admin) -> None:
+    admin.keys.create(ANA, models="openai/gpt-5.4,openai/gpt-5.4-nano")
+    async with screens(shop) as driver:
+        await driver.press("5")
+        await driver.loaded("acts")
+        await driver.sees("keys.create", "openai/gpt-5.4, openai/gpt-5.4-nano")
+
+
 async def test_a_key_is_found_by_its_number_when_none_is_looked_at(
     shop: Path, admin: Admin
 ) -> None:
