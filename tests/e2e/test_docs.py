@@ -96,6 +96,16 @@ def test_a_setting_named_in_the_docs_exists(page: Path):
     assert {name.lower() for name in named} <= set(Settings.model_fields)
 
 
+def test_every_setting_has_a_row_in_one_of_the_two_tables():
+    """Getting started has the table; what bounds clients stands with what it is for."""
+    text = "".join(
+        (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+        for page in ("getting-started", "reliability")
+    )
+    rows = re.findall(rf"^\| `(?:{PREFIX}([A-Z_]+)|([a-z_]+))` \|", text, re.MULTILINE)
+    assert sorted(upper.lower() or lower for upper, lower in rows) == sorted(Settings.model_fields)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_file_linked_or_named_in_the_docs_exists(page: Path):
     text = page.read_text("utf-8")
