@@ -33,10 +33,10 @@ decimal strings, times in UTC; `list` is an array of what `show` prints; errors 
 | 2 | words that make no sense; the message points at `--help` |
 
 What destroys asks first on a terminal; elsewhere it wants `--yes`. The same act with the same
-`--reference` changes nothing and says so. Every command but `tui` and `completion` takes
-`--json`, and all but `completion` take `--database PATH` (otherwise `SELLAPI_DATABASE`, then
-`sellapi.toml`, then `./sellapi.db`). Where an EMAIL is wanted, a user's id does too. Tables show
-more columns where there is room for them: `COLUMNS=200 sellapi …`.
+`--reference` changes nothing and says so. Every command but `tui` takes `--json`, and all take
+`--database PATH` (otherwise `SELLAPI_DATABASE`, then `sellapi.toml`, then `./sellapi.db`). Where an
+EMAIL is wanted, a user's id does too. Tables show more columns where there is room for them:
+`COLUMNS=200 sellapi …`.
 """
 _EVERYWHERE = {"as_json", "database", "help"}
 
