@@ -311,13 +311,17 @@ def _print(renderable: Any) -> None:
 # -- decorators --------------------------------------------------------------------------------
 
 
-def group(name: str, text: str) -> Callable[[Callable[[], None]], click.Group]:
-    """A noun."""
+def group(name: str, text: str, *, example: str) -> Callable[[Callable[[], None]], click.Group]:
+    """A noun, with what is done most with it as the example of its help."""
 
     def wrap(function: Callable[[], None]) -> click.Group:
-        return click.group(name, help=text)(function)
+        return click.group(name, help=text, epilog=_epilog(example))(function)
 
     return wrap
+
+
+def _epilog(example: str) -> str:
+    return "\b\nExample:\n  " + "\n  ".join(example.splitlines())
 
 
 def command(
@@ -340,8 +344,7 @@ def command(
             "--database", metavar="PATH", help="Database file (default: SELLAPI_DATABASE)."
         )(run)
         run = click.option("--json", "as_json", is_flag=True, help="One JSON document.")(run)
-        epilog = "\b\nExample:\n  " + "\n  ".join(example.splitlines())
-        made = click.command(name, epilog=epilog)(run)
+        made = click.command(name, epilog=_epilog(example))(run)
         if parent is not None:
             parent.add_command(made)
         return made

@@ -16,7 +16,12 @@ CSV = [
 ]  # fmt: skip
 
 
-@group("credits", "Grants, deductions, refunds, statements.")
+@group(
+    "credits",
+    "Grants, deductions, refunds, statements.",
+    example="sellapi credits grant ann@shop.test 5000 --reason welcome\n"
+    "sellapi credits statement ann@shop.test",
+)
 def credits_() -> None: ...
 
 

@@ -9,7 +9,11 @@ import click
 from sellapi.commands.common import Out, actor, command, group
 
 
-@group("db", "The database file: migrate, check, back up, restore.")
+@group(
+    "db",
+    "The database file: migrate, check, back up, restore.",
+    example="sellapi db backup /backups/shop.db\nsellapi db restore /backups/shop.db --yes",
+)
 def db() -> None: ...
 
 

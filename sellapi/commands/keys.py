@@ -13,7 +13,11 @@ COLUMNS = ["id", "user", "name", "last4", "status", "spent"]
 WIDE = ["prefix", "limit", "expires_at", "created_at"]
 
 
-@group("keys", "Bearer keys of users.")
+@group(
+    "keys",
+    "Bearer keys of users.",
+    example="sellapi keys create ann@shop.test --name laptop\nsellapi keys revoke 3 --yes",
+)
 def keys() -> None: ...
 
 

@@ -9,7 +9,11 @@ import click
 from sellapi.commands.common import Out, command, group
 
 
-@group("ledger", "The ledger, verified and browsed.")
+@group(
+    "ledger",
+    "The ledger, verified and browsed.",
+    example="sellapi ledger verify\nsellapi ledger list --user ann@shop.test",
+)
 def ledger() -> None: ...
 
 

@@ -40,7 +40,11 @@ _PRICES = (
 )
 
 
-@group("models", "What is for sale, at which price.")
+@group(
+    "models",
+    "What is for sale, at which price.",
+    example="sellapi models list\nsellapi models set openai/gpt-5.4 --input 3 --output 15",
+)
 def models() -> None: ...
 
 

@@ -7,7 +7,11 @@ import click
 from sellapi.commands.common import Out, command, group
 
 
-@group("packs", "Packs of credits, and their sales.")
+@group(
+    "packs",
+    "Packs of credits, and their sales.",
+    example="sellapi packs list\nsellapi packs sell ann@shop.test starter --reference invoice-17",
+)
 def packs() -> None: ...
 
 
@@ -66,7 +70,11 @@ def refund(out: Out, entry: int, reason: str, allow_debt: bool) -> None:
     out.one(out.admin.packs.refund(entry, reason=reason, allow_debt=allow_debt))
 
 
-@group("tiers", "Limits of free and pro.")
+@group(
+    "tiers",
+    "Limits of free and pro.",
+    example="sellapi tiers list\nsellapi tiers set free --rpm 30",
+)
 def tiers() -> None: ...
 
 

@@ -13,7 +13,11 @@ COLUMNS = ["name", "kind", "models", "available", "state"]
 WIDE = ["in_flight", "latency_ms", "cooling_s", "base_url"]
 
 
-@group("providers", "Accounts at makers of models. Their keys stay in the environment or a file.")
+@group(
+    "providers",
+    "Accounts at makers of models. Their keys stay in the environment or a file.",
+    example="sellapi providers list\nsellapi providers test openai",
+)
 def providers() -> None: ...
 
 

@@ -21,7 +21,11 @@ COLUMNS = [
 POLL_S = 0.5
 
 
-@group("requests", "Requests and their receipts.")
+@group(
+    "requests",
+    "Requests and their receipts.",
+    example="sellapi requests tail --follow\nsellapi requests show req_0123",
+)
 def requests() -> None: ...
 
 

@@ -10,7 +10,11 @@ COLUMNS = ["id", "email", "tier", "status", "balance", "owed"]
 WIDE = ["held", "active_keys", "created_at", "name"]
 
 
-@group("users", "People and programs that buy credits.")
+@group(
+    "users",
+    "People and programs that buy credits.",
+    example="sellapi users add ann@shop.test --name Ann\nsellapi users show ann@shop.test",
+)
 def users() -> None: ...
 
 

@@ -101,6 +101,17 @@ def test_every_command_has_help_with_an_example_and_takes_json():
         assert command.help, words
 
 
+def test_every_noun_has_help_with_examples_that_make_sense():
+    context = click.Context(cli.cli)
+    for noun in sorted({words[0] for words, _ in _verbs() if len(words) == 2}):
+        text = CliRunner().invoke(cli.cli, [noun, "--help"]).output
+        shown = [line.split() for line in text.partition("Example:")[2].splitlines() if line]
+        assert shown, noun
+        for sellapi, named, verb, *rest in shown:
+            assert (sellapi, named) == ("sellapi", noun)
+            cli.cli.get_command(context, noun).commands[verb].make_context(verb, rest).close()
+
+
 def test_help_loads_nothing_heavy():
     script = (
         "import sys, cli\n"
