@@ -215,8 +215,14 @@ class Services:
             ],
             "routes": self.router.report(routes),
             "providers": [
-                {"name": link.provider.name, "usable": link.usable}
-                for link in self.registry.links()
+                *(
+                    {"name": link.provider.name, "usable": link.usable}
+                    for link in self.registry.links()
+                ),
+                *(
+                    {"name": provider.name, "usable": False, "broken": True}
+                    for provider in self.registry.broken()
+                ),
             ],
             "skipped_parts": self.stats.skipped,
             "trouble": None if trouble is None else str(trouble),

@@ -32,8 +32,11 @@ async def _probe(provider: Provider, upstream_id: str) -> tuple[bool, int, str]:
     started = time.monotonic()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            registry.sync([provider])
-            message, ok = await _ask(registry, provider, upstream_id)
+            broken = registry.sync([provider])
+            if broken:
+                message, ok = f"it cannot be set up ({broken[0][1]}): see base URL and proxy", False
+            else:
+                message, ok = await _ask(registry, provider, upstream_id)
     except UpstreamFailure as failure:
         message, ok = f"{failure.reason}: {failure.error.message}", False
     except TimeoutError:

@@ -146,6 +146,8 @@ def _state(
         return False, "disabled"
     where = row["api_key_env"] or row["api_key_file"]
     if served is not None:
+        if served["broken"]:
+            return False, "the server cannot set it up"
         if not served["usable"]:
             return False, f"the server has no key in {where}"
         return True, _health(served["routes"])
@@ -196,6 +198,7 @@ def provider_view(
         cooling_s=max((int(r.get("cooling_s") or 0) for r in routes), default=0),
         latency_ms=max(latencies, default=None),
         key_refused=any(r.get("key_refused") for r in routes),
+        broken=bool(served and served["broken"]),
         hints=hints,
         created_at=row["created_at"],
     )

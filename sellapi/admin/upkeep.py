@@ -173,6 +173,12 @@ def _provider_check(provider: Provider) -> Check:
     where = provider.api_key_env or provider.api_key_file
     if provider.available and provider.state == "ready":
         return Check(f"provider {provider.name}", True, provider.state, "")
+    if provider.broken:
+        mend = (
+            f"see its base URL and proxy: `sellapi providers show {provider.name}`, then "
+            f"`sellapi providers set {provider.name}`; the log of `sellapi serve` has the kind of error"
+        )
+        return Check(f"provider {provider.name}", False, provider.state, mend)
     if provider.key_refused:
         mend = (
             f"put a key that it takes into {where} (a file is read again by itself, for a variable "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import time
 from collections import OrderedDict
 
@@ -19,6 +20,8 @@ from sellapi.storage.snapshot import Caller, read_caller, read_catalog
 from sellapi.upstream.registry import Registry
 
 __all__ = ["Shop"]
+
+log = logging.getLogger(__name__)
 
 CALLERS_MAX = 100_000
 BAD_KEY_DELAY_S = 0.25
@@ -66,7 +69,12 @@ class Shop:
     async def _refresh(self) -> Catalog:
         catalog: Catalog = await asyncio.to_thread(_unavailable, self._load_catalog)
         providers = {r.provider.id: r.provider for m in catalog.models.values() for r in m.routes}
-        self._registry.sync(providers.values())
+        for provider, why in self._registry.sync(providers.values()):
+            log.warning(
+                "provider %s cannot be set up (%s) and is not called: see its base URL and proxy",
+                provider.name,
+                why,
+            )
         self._catalog = catalog
         return catalog
 

@@ -50,16 +50,19 @@ def all_instances(tx: Tx, database: Path) -> list[dict[str, Any]]:
 def served_providers(tx: Tx, database: Path, now: int) -> dict[str, dict[str, Any]]:
     """What living servers say of providers, by name.
 
-    ``{"usable": bool, "routes": [health of each route that was used]}``, the routes as
-    `gateway.router.Router.report` tells them.
+    ``{"usable": bool, "broken": bool, "routes": [health of each route that was used]}``, the routes
+    as `gateway.router.Router.report` tells them.
     """
     found: dict[str, dict[str, Any]] = {}
     for row in all_instances(tx, database):
         if not row["alive"] or now - row["status_at"] > FRESH_S:
             continue
         for said in _dicts(row["status"].get("providers")):
-            provider = found.setdefault(str(said.get("name")), {"usable": False, "routes": []})
+            provider = found.setdefault(
+                str(said.get("name")), {"usable": False, "broken": False, "routes": []}
+            )
             provider["usable"] |= bool(said.get("usable"))
+            provider["broken"] |= bool(said.get("broken"))
         for route in _dicts(row["status"].get("routes")):
             name = str(route.get("route")).partition(":")[0]
             if name in found:

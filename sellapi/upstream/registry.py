@@ -169,21 +169,33 @@ class Registry:
         self._trust_private = trust_private
         self._connect_timeout_s = connect_timeout_s
         self._links: dict[int, Link] = {}
+        self._broken: dict[int, Provider] = {}
         self._adapters: dict[str, Adapter] = {}
         self._retired: list[Engine] = []
 
-    def sync(self, providers: Iterable[Provider]) -> None:
+    def sync(self, providers: Iterable[Provider]) -> list[tuple[Provider, str]]:
         """Make the links match these providers; a changed provider gets a new engine.
 
-        Running calls keep the engine they have; it is closed when the registry is.
+        Running calls keep the engine they have; it is closed when the registry is. A provider that
+        cannot be set up is no reason to sell nothing at all: it is left out, tried again with the next
+        change of the catalog, and returned once, with the kind of error (its words may hold a URL).
         """
         wanted = {p.id: p for p in providers}
         for provider_id, link in list(self._links.items()):
             if wanted.get(provider_id) != link.provider:
                 self._retired.append(self._links.pop(provider_id).engine)
+        known, self._broken = self._broken, {}
+        news = []
         for provider_id, provider in wanted.items():
-            if provider_id not in self._links:
+            if provider_id in self._links:
+                continue
+            try:
                 self._links[provider_id] = self._link(provider)
+            except Exception as error:  # of many kinds: a URL, a proxy, certificates, a library
+                self._broken[provider_id] = provider
+                if known.get(provider_id) != provider:
+                    news.append((provider, type(error).__name__))
+        return news
 
     def _link(self, provider: Provider) -> Link:
         adapter = self._adapters.get(provider.kind)
@@ -197,19 +209,20 @@ class Registry:
         )
         base = provider.base_url.rstrip("/")
         trusted = self._trust_private or provider.kind == "demo"  # the demo fetches nothing
+        native = urlsplit(base).hostname == NATIVE_HOSTS.get(provider.kind)
         return Link(
             provider,
             adapter,
-            self._engine(provider, options),
+            self._engine(provider, options),  # after what may raise: nobody would close it
             Credential(provider),
             base,
             private=not trusted and is_private_base_url(base),
-            native=urlsplit(base).hostname == NATIVE_HOSTS.get(provider.kind),
+            native=native,
             trusted=trusted,
         )
 
     def link(self, provider: Provider) -> Link:
-        """The link of a provider of the current catalog; raises `KeyError` when it is gone."""
+        """The link of a provider of the current catalog; raises `KeyError` when there is none."""
         return self._links[provider.id]
 
     def conceal(self, provider: Provider, failure: UpstreamFailure) -> None:
@@ -224,6 +237,10 @@ class Registry:
 
     def links(self) -> list[Link]:
         return list(self._links.values())
+
+    def broken(self) -> list[Provider]:
+        """Those that cannot be set up: they have no link."""
+        return list(self._broken.values())
 
     async def close(self) -> None:
         for engine in (*self._retired, *(link.engine for link in self._links.values())):

@@ -298,6 +298,24 @@ def test_what_the_running_server_saw_of_routes_is_told_of_their_provider(admin):
     instance.unregister()
 
 
+def test_a_provider_that_the_server_cannot_set_up_is_told_with_its_mend(admin):
+    admin.desk.clock = time.time
+    instance = Instance(admin.desk.database)
+    instance.register()
+    said = [{"name": "openai", "usable": False, "broken": True}]
+    with admin.desk.database.transaction() as tx:
+        flush_stats(tx, instance.id, {"providers": said}, {}, {})
+    seen = admin.providers.show("openai")
+    assert (seen.available, seen.broken) == (False, True)
+    check = next(c for c in admin.doctor() if c.name == "provider openai")
+    assert (check.ok, "providers show openai" in check.mend, "export" in check.mend) == (
+        False,
+        True,
+        False,
+    )
+    instance.unregister()
+
+
 async def test_a_provider_is_tested_by_one_cheap_real_call(admin, monkeypatch):
     monkeypatch.setenv("FAKE_KEY", "sk-proj-fake")
     admin.desk.env = {"FAKE_KEY": "sk-proj-fake"}

@@ -132,6 +132,21 @@ async def test_a_provider_that_cannot_be_reached_is_passed_over(two: Two, stream
     assert row["loss"] == 0
 
 
+async def test_a_provider_that_cannot_be_set_up_costs_its_own_models_only(
+    two: Two, caplog: pytest.LogCaptureFixture
+) -> None:
+    two.front.shop.execute("UPDATE providers SET base_url = 'http://[nowhere' WHERE id = 1")
+    got = await two.ask()
+    assert (got.status_code, got.headers["x-sellapi-route"]) == (200, "b:up-b")
+    assert (await two.front.chat()).status_code == 404
+    services = two.front.run.services
+    status = services.status(await services.shop.catalog())
+    assert {"name": "fake", "usable": False, "broken": True} in status["providers"]
+    (told,) = [r.getMessage() for r in caplog.records if "set up" in r.getMessage()]
+    assert "provider fake" in told
+    assert "nowhere" not in told
+
+
 async def test_a_fault_of_the_request_is_not_tried_elsewhere(two: Two) -> None:
     two.a.script("/chat/completions", error_reply(400, "wrong field", "bad", "top_k"))
     got = await two.ask()
