@@ -7,11 +7,12 @@ import gc
 import logging
 import time
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sellapi import __version__
-from sellapi.domain.catalog import Catalog, Provider
+from sellapi.domain.catalog import Catalog
 from sellapi.errors import StorageError
 from sellapi.gateway.forward import Forwarder
 from sellapi.gateway.limiter import Limiter
@@ -23,30 +24,15 @@ from sellapi.settings import Settings
 from sellapi.storage.database import Database
 from sellapi.storage.journal import Instance, sweep_dead
 from sellapi.storage.writer import Writer
-from sellapi.upstream.client import Engine, EngineOptions
+from sellapi.upstream.engines import build_engine
 from sellapi.upstream.registry import Registry
 
-__all__ = ["Services", "build_engine"]
+__all__ = ["Services"]
 
 log = logging.getLogger(__name__)
 
 STATUS_EVERY_S = 1.0
 SWEEP_EVERY_S = 60.0
-
-
-def build_engine(settings: Settings, provider: Provider, options: EngineOptions) -> Engine:
-    """What carries calls to a provider."""
-    if provider.kind == "demo":
-        from sellapi.upstream.demo import DemoEngine
-
-        return DemoEngine()
-    if settings.engine == "httpx":
-        from sellapi.upstream.engine_httpx import HttpxEngine
-
-        return HttpxEngine(options)
-    from sellapi.upstream.engine_asyncio import AsyncioEngine
-
-    return AsyncioEngine(options)
 
 
 class Services:
@@ -63,7 +49,7 @@ class Services:
         self.writer = Writer(self.database)
         self.instance = Instance(self.database)
         self.registry = Registry(
-            lambda provider, options: build_engine(settings, provider, options),
+            partial(build_engine, settings.engine),
             connect_timeout_s=settings.connect_timeout,
             trust_private=settings.private_providers,
         )
@@ -201,6 +187,7 @@ class Services:
         trouble = self.writer.trouble()
         return {
             "version": __version__,
+            "engine": self.settings.engine,
             "uptime_s": int(time.time() - self._started_at),
             "in_flight": len(self.gateway.in_flight),
             "requests": [

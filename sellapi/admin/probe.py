@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from functools import partial
 
 from sellapi.domain.catalog import Provider
 from sellapi.upstream.adapter import UpstreamFailure
-from sellapi.upstream.client import EngineOptions
-from sellapi.upstream.engine_httpx import HttpxEngine
+from sellapi.upstream.engines import build_engine
 from sellapi.upstream.registry import Registry
 
 __all__ = ["probe"]
@@ -18,17 +17,17 @@ TIMEOUT_S = 20.0
 ANSWER_MAX = 1_000_000
 
 
-def probe(provider: Provider, upstream_id: str, env: Mapping[str, str]) -> tuple[bool, int, str]:
+def probe(provider: Provider, upstream_id: str, engine: str) -> tuple[bool, int, str]:
     """``(ok, milliseconds, message)``; the message holds no secret. Blocks for `TIMEOUT_S` at most.
 
-    ``env`` is not used: the credential is read where the server reads it.
+    ``engine`` is the one that serves: another may get through where that one does not. The
+    credential is read where the server reads it.
     """
-    del env
-    return asyncio.run(_probe(provider, upstream_id))
+    return asyncio.run(_probe(provider, upstream_id, engine))
 
 
-async def _probe(provider: Provider, upstream_id: str) -> tuple[bool, int, str]:
-    registry = Registry(_engine, connect_timeout_s=5.0)
+async def _probe(provider: Provider, upstream_id: str, engine: str) -> tuple[bool, int, str]:
+    registry = Registry(partial(build_engine, engine), connect_timeout_s=5.0)
     started = time.monotonic()
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -44,11 +43,6 @@ async def _probe(provider: Provider, upstream_id: str) -> tuple[bool, int, str]:
     finally:
         await registry.close()
     return ok, round((time.monotonic() - started) * 1000), message
-
-
-def _engine(provider: Provider, options: EngineOptions) -> HttpxEngine:
-    del provider
-    return HttpxEngine(options)
 
 
 async def _ask(registry: Registry, provider: Provider, upstream_id: str) -> tuple[str, bool]:

@@ -15,6 +15,7 @@ from sellapi.admin.words import clean
 from sellapi.domain.catalog import KINDS
 from sellapi.domain.catalog import Provider as DomainProvider
 from sellapi.errors import Refused, UsageError
+from sellapi.settings import Settings
 from sellapi.storage import catalog, instances
 from sellapi.storage.database import Tx
 
@@ -25,8 +26,8 @@ DEFAULT_BASE_URLS = {
     "anthropic": "https://api.anthropic.com",
     "gemini": "https://generativelanguage.googleapis.com",
 }
-Probe = Callable[[DomainProvider, str, Mapping[str, str]], tuple[bool, int, str]]
-"""``(provider, upstream id, environment) -> (ok, milliseconds, message)``; one cheap real call."""
+Probe = Callable[[DomainProvider, str, str], tuple[bool, int, str]]
+"""``(provider, upstream id, engine) -> (ok, milliseconds, message)``; one cheap real call."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
@@ -213,6 +214,13 @@ def provider_rows(noun: Noun, tx: Tx) -> dict[str, Provider]:
     }
 
 
+def _serving_engine(noun: Noun, tx: Tx) -> str:
+    """What carries calls: as a running server says, or else the settings here."""
+    path = noun.desk.database.path
+    served = instances.served_engine(tx, path, noun.desk.now())
+    return served or Settings.load({"database": str(path)}, noun.desk.env).engine
+
+
 def _find(tx: Tx, name: str) -> dict[str, Any]:
     row = catalog.provider(tx, name.strip().lower())
     if row is None:
@@ -368,7 +376,10 @@ class Providers(Noun):
     def test(
         self, name: str, *, model: str | None = None, probe: Probe | None = None
     ) -> ProviderTest:
-        """One cheap real call: does the key work, is the URL right? Blocking; seconds at most."""
+        """One cheap real call, by the engine that serves: does the key work, is the URL right?
+
+        Blocking; seconds at most.
+        """
         if probe is None:
             from sellapi.admin.probe import probe as real
 
@@ -381,12 +392,13 @@ class Providers(Noun):
                 for r in rows
                 if r["provider_id"] == row["id"]
             ]
+            engine = _serving_engine(self, tx)
         cheap = _CHEAP_MODELS[row["kind"]]
         chosen = model or (cheap if cheap in routed or not routed else routed[0])
         if not has_key(row, self.desk.env):
             where = row["api_key_env"] or row["api_key_file"]
             return ProviderTest(row["name"], False, chosen, 0, f"its key is missing: {where}")
-        ok, latency_ms, message = probe(domain_provider(row), chosen, self.desk.env)
+        ok, latency_ms, message = probe(domain_provider(row), chosen, engine)
         return ProviderTest(row["name"], ok, chosen, latency_ms, clean(message))
 
 

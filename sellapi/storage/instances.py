@@ -12,7 +12,7 @@ from sellapi.storage.database import Tx
 from sellapi.storage.journal import lock_path
 from sellapi.storage.tables import Instance
 
-__all__ = ["all_instances", "is_alive", "served_providers"]
+__all__ = ["all_instances", "is_alive", "served_engine", "served_providers"]
 
 FRESH_S = 10
 """A status row older than this says nothing about now."""
@@ -47,6 +47,21 @@ def all_instances(tx: Tx, database: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _serving(tx: Tx, database: Path, now: int) -> list[dict[str, Any]]:
+    """Those that live and have told of themselves lately, the newest last."""
+    return [
+        row
+        for row in all_instances(tx, database)
+        if row["alive"] and now - row["status_at"] <= FRESH_S
+    ]
+
+
+def served_engine(tx: Tx, database: Path, now: int) -> str | None:
+    """Which engine the newest living server calls providers with; None when none says."""
+    said = [row["status"].get("engine") for row in _serving(tx, database, now)]
+    return next((name for name in reversed(said) if isinstance(name, str)), None)
+
+
 def served_providers(tx: Tx, database: Path, now: int) -> dict[str, dict[str, Any]]:
     """What living servers say of providers, by name.
 
@@ -54,9 +69,7 @@ def served_providers(tx: Tx, database: Path, now: int) -> dict[str, dict[str, An
     as `gateway.router.Router.report` tells them.
     """
     found: dict[str, dict[str, Any]] = {}
-    for row in all_instances(tx, database):
-        if not row["alive"] or now - row["status_at"] > FRESH_S:
-            continue
+    for row in _serving(tx, database, now):
         for said in _dicts(row["status"].get("providers")):
             provider = found.setdefault(
                 str(said.get("name")), {"usable": False, "broken": False, "routes": []}

@@ -336,3 +336,23 @@ async def test_a_provider_is_tested_by_one_cheap_real_call(admin, monkeypatch):
     gone = await asyncio.to_thread(admin.providers.test, "fake")
     assert not gone.ok
     assert gone.message.startswith("connect")
+
+
+def test_a_provider_is_tested_by_the_engine_that_serves(admin):
+    """Over an https:// proxy only one of them goes: the other sends nothing at all."""
+
+    def reason():
+        return admin.providers.test("openai").message.partition(":")[0]
+
+    admin.desk.clock = time.time
+    with admin.desk.database.transaction() as tx:
+        tx.execute("UPDATE providers SET proxy = 'https://127.0.0.1:1' WHERE name = 'openai'")
+    assert reason() == "config"
+    admin.desk.env |= {"SELLAPI_ENGINE": "httpx"}
+    assert reason() == "connect"
+    instance = Instance(admin.desk.database)
+    instance.register()
+    with admin.desk.database.transaction() as tx:
+        flush_stats(tx, instance.id, {"engine": "asyncio"}, {}, {})
+    assert reason() == "config"
+    instance.unregister()
