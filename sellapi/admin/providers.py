@@ -141,7 +141,7 @@ def has_key(row: Mapping[str, Any], env: Mapping[str, str]) -> bool:
 
 
 def _state(
-    row: Mapping[str, Any], keyed: bool, served: Mapping[str, Any] | None
+    row: Mapping[str, Any], keyed: bool, served: Mapping[str, Any] | None, wants: str | None
 ) -> tuple[bool, str]:
     if not row["enabled"]:
         return False, "disabled"
@@ -151,10 +151,11 @@ def _state(
             return False, "the server cannot set it up"
         if not served["usable"]:
             return False, f"the server has no key in {where}"
-        return True, _health(served["routes"])
-    if keyed:
-        return True, "ready"
-    return False, f"no key in {where}"
+    elif not keyed:
+        return False, f"no key in {where}"
+    if wants is not None:
+        return True, f"every call is refused: its proxy wants {wants}"
+    return True, "ready" if served is None else _health(served["routes"])
 
 
 def _health(routes: Sequence[Mapping[str, Any]]) -> str:
@@ -175,9 +176,10 @@ def provider_view(
     env: Mapping[str, str],
     served: Mapping[str, Any] | None = None,
     hints: tuple[str, ...] = (),
+    wants: str | None = None,
 ) -> Provider:
     keyed = has_key(row, env)
-    available, state = _state(row, keyed, served)
+    available, state = _state(row, keyed, served, wants)
     routes = served["routes"] if served else ()
     latencies = [r["latency_ms"] for r in routes if r.get("latency_ms") is not None]
     return Provider(
@@ -199,6 +201,7 @@ def provider_view(
         cooling_s=max((int(r.get("cooling_s") or 0) for r in routes), default=0),
         latency_ms=max(latencies, default=None),
         key_refused=any(r.get("key_refused") for r in routes),
+        proxy_wants=wants,
         broken=bool(served and served["broken"]),
         hints=hints,
         created_at=row["created_at"],
@@ -209,7 +212,9 @@ def provider_rows(noun: Noun, tx: Tx) -> dict[str, Provider]:
     """All providers by name, with what a running server says of them."""
     served = instances.served_providers(tx, noun.desk.database.path, noun.desk.now())
     return {
-        row["name"]: provider_view(row, noun.desk.env, served.get(row["name"]))
+        row["name"]: provider_view(
+            row, noun.desk.env, served.get(row["name"]), wants=_wanted_for_proxy(noun, tx, row)
+        )
         for row in catalog.providers(tx)
     }
 
@@ -219,6 +224,26 @@ def _serving_engine(noun: Noun, tx: Tx) -> str:
     path = noun.desk.database.path
     served = instances.served_engine(tx, path, noun.desk.now())
     return served or Settings.load({"database": str(path)}, noun.desk.env).engine
+
+
+def _wanted_for_proxy(noun: Noun, tx: Tx, row: Mapping[str, Any]) -> str | None:
+    """What the engine that serves lacks to go over a provider's proxy."""
+    if row["proxy"] is None:
+        return None
+    from sellapi.upstream.engines import wanted_for_proxy
+
+    return wanted_for_proxy(_serving_engine(noun, tx), row["proxy"])
+
+
+def _changed(noun: Noun, tx: Tx, name: str, hints: tuple[str, ...]) -> Provider:
+    """A provider as an act left it, with what looks odd about it."""
+    row = _find(tx, name)
+    wants = _wanted_for_proxy(noun, tx, row)
+    if (
+        wants is not None and row["enabled"] and not has_key(row, noun.desk.env)
+    ):  # else its state says
+        hints += (f"every call over this proxy is refused: it wants {wants} for `sellapi serve`",)
+    return provider_view(row, noun.desk.env, hints=hints, wants=wants)
 
 
 def _find(tx: Tx, name: str) -> dict[str, Any]:
@@ -281,7 +306,7 @@ class Providers(Noun):
             values = {"name": name, "kind": kind, "created_at": self.desk.now(), **values}
             catalog.add_provider(act.tx, values)
             act.say(f"provider:{name}", after=values)
-            return provider_view(_find(act.tx, name), self.desk.env, hints=hints)
+            return _changed(self, act.tx, name, hints)
 
     def _columns(
         self,
@@ -353,7 +378,7 @@ class Providers(Noun):
                 raise UsageError("say what to set: --base-url, --api-key-env, …")
             catalog.change_provider(act.tx, row["id"], values)
             act.say(f"provider:{row['name']}", before={n: row[n] for n in values}, after=values)
-            return provider_view(_find(act.tx, row["name"]), self.desk.env, hints=hints)
+            return _changed(self, act.tx, row["name"], hints)
 
     def routed_models(self, name: str) -> tuple[str, ...]:
         """Slugs of the models that would lose a route with this provider."""
@@ -393,11 +418,15 @@ class Providers(Noun):
                 if r["provider_id"] == row["id"]
             ]
             engine = _serving_engine(self, tx)
+            wants = _wanted_for_proxy(self, tx, row)
         cheap = _CHEAP_MODELS[row["kind"]]
         chosen = model or (cheap if cheap in routed or not routed else routed[0])
         if not has_key(row, self.desk.env):
             where = row["api_key_env"] or row["api_key_file"]
             return ProviderTest(row["name"], False, chosen, 0, f"its key is missing: {where}")
+        if wants is not None:
+            message = f"every call over its proxy is refused: it wants {wants} for `sellapi serve`"
+            return ProviderTest(row["name"], False, chosen, 0, message)
         ok, latency_ms, message = probe(domain_provider(row), chosen, engine)
         return ProviderTest(row["name"], ok, chosen, latency_ms, clean(message))
 

@@ -179,6 +179,12 @@ def _provider_check(provider: Provider) -> Check:
             f"`sellapi providers set {provider.name}`; the log of `sellapi serve` has the kind of error"
         )
         return Check(f"provider {provider.name}", False, provider.state, mend)
+    if provider.available and provider.proxy_wants:
+        mend = (
+            f"start `sellapi serve` with {provider.proxy_wants}, or name another way out: "
+            f"`sellapi providers set {provider.name} --proxy http://HOST:PORT`"
+        )
+        return Check(f"provider {provider.name}", False, provider.state, mend)
     if provider.key_refused:
         mend = (
             f"put a key that it takes into {where} (a file is read again by itself, for a variable "

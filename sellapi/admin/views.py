@@ -271,6 +271,8 @@ class Provider:
     """To the first byte, of the slowest route, as the server last wrote it."""
     key_refused: bool = False
     """Whether the provider answers the server that our key is no good."""
+    proxy_wants: str | None = None
+    """What `sellapi serve` lacks to go over its proxy: every call is refused until then."""
     broken: bool = False
     """Whether the server cannot set it up, by its base URL or proxy, and calls others only."""
     hints: tuple[str, ...] = ()

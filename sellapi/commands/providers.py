@@ -40,7 +40,11 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--timeout", "timeout_s", type=float, metavar="S", help="Seconds to the first byte."
             ),
-            click.option("--proxy", metavar="URL", help="Way out; none: direct."),
+            click.option(
+                "--proxy",
+                metavar="URL",
+                help="Way out (other than http:// want SELLAPI_ENGINE=httpx); none: direct.",
+            ),
         )
     ):
         function = option(function)

@@ -11,6 +11,7 @@ from sellapi.domain.usage import Usage
 from sellapi.errors import Refused, UsageError
 from sellapi.storage.journal import Instance, flush_stats
 from sellapi.storage.snapshot import read_catalog
+from sellapi.upstream import engines
 from tests.support.fake_openai import FakeOpenAI, error_reply
 from tests.support.shop import Requests, open_shop, quick
 
@@ -345,14 +346,43 @@ def test_a_provider_is_tested_by_the_engine_that_serves(admin):
         return admin.providers.test("openai").message.partition(":")[0]
 
     admin.desk.clock = time.time
-    with admin.desk.database.transaction() as tx:
-        tx.execute("UPDATE providers SET proxy = 'https://127.0.0.1:1' WHERE name = 'openai'")
-    assert reason() == "config"
+    admin.providers.set("openai", proxy="https://127.0.0.1:1")
+    assert reason() == "every call over its proxy is refused"
     admin.desk.env |= {"SELLAPI_ENGINE": "httpx"}
     assert reason() == "connect"
     instance = Instance(admin.desk.database)
     instance.register()
     with admin.desk.database.transaction() as tx:
         flush_stats(tx, instance.id, {"engine": "asyncio"}, {}, {})
-    assert reason() == "config"
+    assert reason() == "every call over its proxy is refused"
     instance.unregister()
+
+
+@pytest.mark.parametrize(
+    ("proxy", "engine", "wants"),
+    [
+        ("http://proxy.test:3128", "asyncio", None),
+        ("https://proxy.test", "asyncio", "SELLAPI_ENGINE=httpx"),
+        ("https://proxy.test", "httpx", None),
+        ("socks5://proxy.test", "asyncio", "SELLAPI_ENGINE=httpx"),
+    ],
+)
+def test_a_proxy_that_wants_the_other_engine_is_told_with_it(admin, proxy, engine, wants):
+    admin.desk.env |= {"SELLAPI_ENGINE": engine}
+    options = {"kind": "openai", "api_key_env": "K", "proxy": proxy}
+    for told in (admin.providers.add("p", **options), admin.providers.set("openai", proxy=proxy)):
+        said = " ".join((told.state, *told.hints))
+        assert said.count("every call") == bool(wants)
+        assert (wants or "") in said
+        assert (told.proxy_wants or "").startswith(wants or "")
+    seen = admin.providers.show("openai")
+    assert (seen.state == "ready") == (wants is None)
+    check = next(c for c in admin.doctor() if c.name == "provider openai")
+    assert (check.ok, (wants or "") in check.mend) == (wants is None, True)
+    assert admin.providers.set("openai", proxy="none").hints == ()
+
+
+def test_a_socks_proxy_wants_its_package_too(admin, monkeypatch):
+    for installed, wants in ((None, "the package httpx[socks]"), (object(), None)):
+        monkeypatch.setattr("sellapi.upstream.engines.find_spec", lambda _, it=installed: it)
+        assert engines.wanted_for_proxy("httpx", "socks5://proxy.test") == wants
