@@ -158,8 +158,10 @@ def flush_stats(
 
 _REQUEST = (
     "SELECT r.*, e.id AS entry_id, e.amount AS entry_amount, e.owed_change AS entry_owed, "
-    "e.balance_after AS entry_balance_after, p.prices AS prices FROM requests r "
+    "e.balance_after AS entry_balance_after, back.amount AS refunded, p.prices AS prices "
+    "FROM requests r "
     "LEFT JOIN entries e ON e.request_id = r.request_id AND e.kind = 'charge' "
+    "LEFT JOIN entries back ON back.request_id = r.request_id AND back.kind = 'charge_refund' "
     "JOIN prices p ON p.id = r.price_id "
 )
 

@@ -58,7 +58,7 @@ def _prices(text: str) -> tuple[Prices, dict[str, Any]]:
 
 
 def receipt_json(row: dict[str, Any]) -> dict[str, Any]:
-    """The receipt of a request row joined with its prices and ledger entry (storage.journal)."""
+    """The receipt of a request row joined with its prices and ledger entries (storage.journal)."""
     usage = usage_of(row)
     prices, shown = _prices(row["prices"])
     settled = row["state"] == "settled"
@@ -89,6 +89,7 @@ def receipt_json(row: dict[str, Any]) -> dict[str, Any]:
         "created_at": _time(row["created_ms"]),
         "finished_at": _time(row["finished_ms"]),
         "credits_charged": format_credits(row["charge"]),
+        "refunded": None if row["refunded"] is None else format_credits(row["refunded"]),
         "credits_held": format_credits(row["hold"]),
         "usd_charged": credits_to_usd(row["charge"]),
         "estimated": bool(row["estimated"]),

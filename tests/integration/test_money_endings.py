@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sellapi.admin import Admin
 from tests.support.fake_openai import (
     CUT,
     Response,
@@ -137,6 +138,20 @@ async def test_without_usage_prompt_and_answer_are_counted_and_marked(front: Fro
     assert answer.headers["x-sellapi-credits-charged"] == "3.7"
     receipt = (await front.get(f"/usage/{row['request_id']}")).json()
     assert receipt["estimated"] is True
+
+
+async def test_a_receipt_tells_what_was_given_back_later(front: Front) -> None:
+    answer = await front.chat()
+    await front.settled()
+    path = f"/usage/{answer.headers['x-request-id']}"
+    before = (await front.get(path)).json()
+    assert before["refunded"] is None
+    shop = Admin(front.shop.database, actor="t", via="cli", env={})
+    shop.credits.refund(before["request_id"])
+    after = (await front.get(path)).json()
+    assert after == {**before, "refunded": before["credits_charged"]}
+    assert (await front.get("/usage")).json()["data"] == [after]
+    front.shop.assert_sound()
 
 
 async def test_a_stream_without_usage_is_estimated_and_says_so(front: Front) -> None:
