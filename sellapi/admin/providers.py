@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sellapi.admin.core import Noun
 from sellapi.admin.views import Provider, ProviderTest
@@ -57,12 +57,8 @@ _CHEAP_MODELS = {
 def check_base_url(kind: str, url: str) -> tuple[str, tuple[str, ...]]:
     """``(base URL without trailing slash, hints)``; raises `UsageError`."""
     url = url.strip().rstrip("/")
-    parts = urlsplit(url)
-    try:
-        bad_port = parts.port == 0
-    except ValueError:
-        bad_port = True
-    if parts.scheme not in ("http", "https") or not parts.hostname or bad_port or clean(url) != url:
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("http", "https") or clean(url) != url:
         raise UsageError(f"{clean(url)!r} is no base URL: write for example https://host/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError("a base URL holds no user, password or query: keys go into --api-key-env")
@@ -77,9 +73,18 @@ def check_base_url(kind: str, url: str) -> tuple[str, tuple[str, ...]]:
     elif re.search(r"/v\d\w*$", parts.path):
         right = url[: url.rindex("/")]
         raise UsageError(f"the base URL of kind {kind} ends without a version: {right}")
-    if parts.scheme == "http" and not _local(parts.hostname):
+    if parts.scheme == "http" and not _local(parts.hostname or ""):
         hints.append("plain http: the provider's key travels unencrypted")
     return url, tuple(hints)
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL that names a host, and a port if any; None of anything else."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:  # of brackets, or a port that is none
+        return None
 
 
 def _local(host: str) -> bool:
@@ -117,8 +122,8 @@ def _check_variable(name: str) -> str:
 def _check_proxy(url: str) -> str | None:
     if url.strip().lower() in ("", "none"):
         return None
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https", "socks5", "socks5h") or not parts.hostname:
+    parts = _split(url.strip())
+    if parts is None or parts.scheme not in ("http", "https", "socks5", "socks5h"):
         raise UsageError("--proxy wants a URL like http://proxy.local:3128")
     if parts.password:
         raise Refused("a proxy's password is not kept in the database: use one that asks for none")

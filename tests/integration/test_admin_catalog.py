@@ -74,6 +74,8 @@ def test_a_price_announced_for_later_takes_over_on_its_day(admin):
         ("openai", "https://api.openai.com"),
         ("openai", "https://host/v1/chat/completions"),
         ("openai", "ftp://host/v1"),
+        ("openai", "https://[host/v1"),
+        ("openai", "https://host:port/v1"),
         ("openai", "host/v1"),
         ("openai", "https://user:pass@host/v1"),
         ("openai", "https://host/v1?key=abc"),
@@ -356,6 +358,12 @@ def test_a_provider_is_tested_by_the_engine_that_serves(admin):
         flush_stats(tx, instance.id, {"engine": "asyncio"}, {}, {})
     assert reason() == "every call over its proxy is refused"
     instance.unregister()
+
+
+@pytest.mark.parametrize("proxy", ["proxy:3128", "http://", "http://[proxy", "http://proxy:99999"])
+def test_a_proxy_that_is_no_url_is_refused_in_words(admin, proxy):
+    with pytest.raises(UsageError, match="--proxy wants a URL"):
+        admin.providers.set("openai", proxy=proxy)
 
 
 @pytest.mark.parametrize(
