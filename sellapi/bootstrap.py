@@ -234,7 +234,9 @@ class Services:
         usable = [link.provider.name for link in self.registry.links() if link.usable]
         checks["providers"] = {
             "ok": bool(usable),
-            "detail": f"{len(usable)} usable" if usable else "none has a key: see `sellapi doctor`",
+            "detail": f"{len(usable)} usable"
+            if usable
+            else "none can be called: see `sellapi doctor`",
             **self.router.summary(),
         }
         return checks

@@ -142,10 +142,12 @@ def short_json(value: Any) -> str:
         return plain(", ".join(map(_leaf, value)))
     if isinstance(value, Mapping):
         return plain(" ".join(f"{k}={_leaf(v)}" for k, v in value.items()))
-    return plain(value)
+    return plain(_leaf(value))
 
 
 def _leaf(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         return "{" + " ".join(f"{k}={_leaf(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):

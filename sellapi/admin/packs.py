@@ -143,9 +143,8 @@ class Packs(Noun):
         with self.act("packs.refund") as act:
             sale = accounts.entry(act.tx, entry_id=entry_id)
             if sale is None or sale["kind"] != "sale":
-                raise Refused(
-                    f"entry {entry_id} is no sale: `sellapi credits statement` shows them"
-                )
+                why = f"entry {entry_id} is no sale" if sale else f"there is no entry {entry_id}"
+                raise Refused(f"{why}: `sellapi ledger list --kind sale` shows what was sold")
             done = accounts.refund_of(act.tx, entry_id)
             if done:
                 act.nothing_done()

@@ -1,7 +1,7 @@
 """What the audit recorded, in the units everyone reads.
 
 The audit keeps rows as the database has them: credits in millionths, dollars in millionths, seconds.
-Whoever looks gets what all other documents have: decimal strings and UTC times.
+Whoever looks gets what all other documents have: decimal strings, UTC times, true and false.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ __all__ = ["CREDITS", "recorded"]
 
 CREDITS = frozenset({"balance", "owed", "credits", "spend_limit", "signup_credits"})
 """Fields that hold credits, by name."""
+FLAGS = frozenset({"enabled", "retry_on_timeout"})
+"""Columns that hold yes or no as a number."""
 NESTED = frozenset({"allowed_fields", "cost", "headers", "input_modalities", "ips", "models"})
 """Columns that hold JSON as text."""
 
@@ -43,13 +45,21 @@ def _field(name: str, value: Any) -> tuple[str, Any]:
         return name, _prices(value)
     if isinstance(value, bool) or not isinstance(value, int):
         return name, value
+    if name in FLAGS:
+        return name, bool(value)
     if name in CREDITS:
         return name, format_credits(value)
     if name == "price_micro_usd":
         return "price_usd", format_usd(value)
     if name.endswith("_at"):
-        return name, datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return name, _time(value)
+    if name == "before_ms":
+        return "before", _time(value // 1000)
     return name, value
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _prices(value: dict[str, Any]) -> dict[str, Any]:

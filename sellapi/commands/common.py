@@ -282,7 +282,7 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         return Text(clean(", ".join(value)))
     if isinstance(value, dict) and not any(isinstance(v, (dict, list)) for v in value.values()):
-        words = (f"{name} {'none' if v is None else v}" for name, v in value.items())
+        words = (f"{name} {'none' if v is None else _cell(v)}" for name, v in value.items())
         return Text(clean(", ".join(words)))
     if isinstance(value, (dict, list)):
         return Text(clean(json.dumps(value, ensure_ascii=False)))

@@ -67,7 +67,7 @@ def list_(out: Out, as_csv: bool, **filters: Any) -> None:
     help="At most so many.",
 )
 def audit(out: Out, **filters: Any) -> None:
-    """Who did what, when, from CLI or TUI; newest first. Amounts are microcredits here."""
+    """Who did what, when, from CLI or TUI; newest first, with how it was before and after."""
     rows = out.admin.audit.list(**filters)
     columns = ["at", "actor", "act", "target"]
     out.many(rows, columns, wide=["via", "before", "after"], empty="nothing was done yet")

@@ -219,6 +219,14 @@ def test_every_change_of_a_key_or_its_user_makes_the_servers_copy_stale(admin):
         assert before != after
 
 
+def test_a_refund_of_no_sale_says_whether_there_is_such_an_entry(admin):
+    (signup,) = admin.ledger.entries(user=ANN)
+    with pytest.raises(Refused, match="is no sale"):
+        admin.packs.refund(signup.id)
+    with pytest.raises(Refused, match="there is no entry 99"):
+        admin.packs.refund(99)
+
+
 @pytest.mark.parametrize("limit", ["rpm", "account_rpm"])
 def test_a_tier_on_which_nobody_could_call_is_refused(admin, limit):
     with pytest.raises(UsageError, match="nobody"):
@@ -298,6 +306,18 @@ def test_the_audit_tells_credits_prices_and_times_as_every_other_document_does(a
     priced = told["models.set"]
     assert (priced.before["prices"]["input"], priced.after["prices"]["input"]) == ("2.5", "2.75")
     assert priced.after["prices"]["long_context"] == 272_000
+
+
+def test_the_audit_tells_yes_and_no_and_moments_in_words(admin):
+    admin.desk.clock = lambda: 1_795_400_000
+    admin.providers.set("openai", enabled=False)
+    admin.models.route_add("openai/gpt-5.4", "gemini:large")
+    admin.requests.prune(older_than="2d")
+    told = {row.act: row for row in admin.audit.list()}
+    switched = told["providers.set"]
+    assert (switched.before["enabled"], switched.after["enabled"]) == (True, False)
+    assert told["models.route_add"].after["retry_on_timeout"] is False
+    assert told["requests.prune"].after == {"before": "2026-11-21T02:13:20Z", "removed": 0}
 
 
 def test_no_field_of_the_audit_is_json_inside_a_string(admin):

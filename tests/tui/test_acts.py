@@ -530,12 +530,15 @@ async def test_an_unknown_user_in_a_filter_is_a_toast(shop: Path) -> None:
 
 
 async def test_the_audit_tells_what_an_act_changed(shop: Path, admin: Admin) -> None:
+    admin.providers.set("openai", enabled=False)
     admin.tiers.set("free", rpm=33)
     async with screens(shop) as driver:
         await driver.press("5")
         rows = await driver.loaded("acts")
         assert rows.items[0].act == "tiers.set"
         await driver.sees("tiers.set", "tier:free", "20 → 33")
+        await driver.press("down")
+        await driver.sees("provider:openai", "yes → no")
         await driver.press("slash")
         await driver.type("packs")
         await driver.press("enter")
