@@ -101,7 +101,15 @@ def show(out: Out, request_id: str) -> None:
             f"  {line['bucket']:<16}{line['count']:>12,} x ${line['price_usd']} per {unit}"
             f" = {line['credits']} credits"
         )
-    out.say(f"  rounded up once to a millionth: {data['recomputed']} credits")
+    if data["arithmetic"]:
+        out.say(f"  rounded up once to a millionth: {data['recomputed']} credits")
+    elif receipt.request.state == "held":
+        out.say("  it still runs: what it costs is known when it ends")
+    else:
+        out.say("  nothing was charged")
+    for entry in data["entries"]:
+        if entry["kind"] == "charge_refund":
+            out.say(f"  given back later: {entry['amount']} credits")
     if data["entries"]:
         out.table(data["entries"], ["id", "at", "kind", "amount", "balance_after", "reason"])
 

@@ -445,6 +445,21 @@ def test_tables_fit_eighty_characters(shell, requests, monkeypatch):
     assert request in shell.run("requests", "list").stdout
 
 
+def test_a_receipt_says_what_runs_what_was_given_back_and_what_cost_nothing(shell, requests):
+    def shown(request_id):
+        return shell.run("requests", "show", request_id).stdout
+
+    held, _ = requests.hold(10_000_000)
+    assert "still runs" in shown(held)
+    requests.settle(held, Usage())
+    assert "nothing was charged" in shown(held)
+    charged = requests.charge(hold=1_000_000_000)
+    assert "rounded up once to a millionth: 400 credits" in shown(charged)
+    assert "given back" not in shown(charged)
+    shell.run("credits", "refund", charged)
+    assert "given back later: 400 credits" in shown(charged)
+
+
 def test_usage_draws_bars_by_what_was_charged(shell, requests):
     requests.charge(tokens=1000)
     Requests(
