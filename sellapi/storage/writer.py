@@ -25,6 +25,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, overload
 
 from sellapi.errors import DatabaseUnavailable, SchemaMismatch, StorageError
@@ -95,7 +97,8 @@ class Writer:
         self._database = Database(database.path, busy_timeout_ms=_BUSY_TIMEOUT_MS)
         self._waiting: deque[_Job] = deque()
         self._later: deque[_Job] = deque()
-        self._wake = threading.Event()
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._asleep = False
         self._waking = False
         self._stopping = False
         self._stopping_since = math.inf
@@ -151,7 +154,12 @@ class Writer:
     def _wake_thread(self) -> None:
         """Behind what the loop has to do now: woken at once, the thread commits the first alone."""
         self._waking = False
-        self._wake.set()
+        self._ring()
+
+    def _ring(self) -> None:
+        if self._asleep:
+            self._asleep = False
+            self._bell.put(None)
 
     def post(self, op: Any, together: Together[Any] | None = None) -> None:
         """Enqueue a ``must`` operation nobody waits for: it rides with the next batch.
@@ -223,7 +231,7 @@ class Writer:
             return True
         self._stopping_since = time.monotonic()
         self._stopping = True
-        self._wake.set()
+        self._ring()
         self._thread.join(timeout_s)
         done = not self._thread.is_alive() and not (self._retry or self._waiting or self._later)
         if not done:
@@ -252,8 +260,7 @@ class Writer:
             if not (self._waiting or self._retry):
                 if self._stopping and not self._later:
                     break
-                self._wake.wait(LATER_S)
-            self._wake.clear()
+                self._sleep()
             try:
                 tx = self._same_or_new(tx)
             except StorageError as error:
@@ -281,6 +288,18 @@ class Writer:
                 break
             time.sleep(_PAUSE_S)
         self._database.forget()
+
+    def _sleep(self) -> None:
+        """Until something is submitted, at most `LATER_S`.
+
+        By a queue, whose `get` and `put` are C: an Event's are dozens of lines of Python, and here
+        they would stand between a request and its hold.
+        """
+        self._asleep = True
+        if not (self._waiting or self._stopping):
+            with suppress(Empty):
+                self._bell.get(timeout=LATER_S)
+        self._asleep = False
 
     def _same_or_new(self, tx: Tx | None) -> Tx:
         """The connection of the last batch, or a new one after trouble with the file."""

@@ -95,8 +95,9 @@ async def test_what_one_turn_of_the_loop_submits_is_one_transaction(
 ) -> None:
     monkeypatch.setattr(writer_module, "LATER_S", 5)
     await writer.submit(put(0))
-    while not writer._wake._cond._waiters:  # type: ignore[attr-defined]
+    while not writer._asleep:
         await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     seen: list[list[int]] = []
     for n in (1, 2, 3):
         writer.submit(put(n))
