@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -202,17 +203,36 @@ def _open(run: Run, turn: int, subject: Subject, job: Job, rate: float, label: s
     run.add(label, turn, figures, watch.stop())
 
 
+def _commits(run: Run, turn: int, rate: float, label: str) -> None:
+    """What one bare commit takes on this disk at this pace (`bench.commits`)."""
+    stage = run.stage
+    watch, log = stage.watch(), stage.folder / "commits.out"
+    log.write_bytes(b"")
+    words = [str(stage.folder), str(rate), str(run.plan.seconds)]
+    command = [sys.executable, "-m", "bench.commits", *words]
+    process = Process(command, log=log, core=stage.cores.subject, cwd=ROOT)
+    try:
+        process.wait(run.plan.seconds + 60)
+    finally:
+        process.stop()
+    run.add(label, turn, json.loads(log.read_text()), watch.stop())
+
+
 def _latency(run: Run) -> None:
-    """Unstreamed answers at 100 and 300 arrivals a second."""
+    """Unstreamed answers at 100 and 300 arrivals a second, each of which waits for two commits."""
     for rate in (100, 300):
         for turn, subject in run.turns(("direct", "nginx", "sellapi", *_PEERS)):
             _open(run, turn, subject, JOBS["plain"], rate, f"{subject.name} at {rate}/s")
+            if subject.name == "direct":
+                _commits(run, turn, 2 * rate, f"a bare commit at {2 * rate}/s")
 
 
 def _first_byte(run: Run) -> None:
-    """Time to the first event, at 20 new streams a second."""
+    """Time to the first event, which waits for one commit, at 20 new streams a second."""
     for turn, subject in run.turns(("direct", "nginx", "sellapi")):
         _open(run, turn, subject, JOBS["first-byte"], 20, subject.name)
+        if subject.name == "direct":
+            _commits(run, turn, 40, "a bare commit at 40/s")
 
 
 def _big_bodies(run: Run) -> None:
