@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 LARGE_BYTES = 262_144
 """To read and write as much takes 2 ms; less is not worth a change of threads."""
+REST_S = 0.1
+"""The longest rest."""
 
 
 class _Worker:
@@ -39,7 +41,7 @@ class _Worker:
             return work()
         finally:
             now = time.monotonic()
-            self._rested_at = now + (now - begun)
+            self._rested_at = now + min(now - begun, REST_S)
 
 
 _worker = _Worker()
