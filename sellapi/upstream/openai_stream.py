@@ -169,7 +169,9 @@ class OpenAIStream:
             return b""
         self.text.ascii += len(said)
         out = frame.before_out + frame.between_out.join(texts) + frame.after_out
-        self._last = out[out.rfind(_EVENT) + len(_EVENT) : -len(_END)]
+        # A text may say "data: ", but holds no line end.
+        at = 0 if len(texts) == 1 else out.rfind(_END + _EVENT) + len(_END)
+        self._last = out[at + len(_EVENT) : -len(_END)]
         return out
 
     def _chunk(self, event: bytes) -> bytes | None:

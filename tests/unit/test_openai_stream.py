@@ -307,6 +307,24 @@ def test_what_stands_behind_a_word_is_not_counted_as_text():
     assert found.text.ascii == len("abcdefjkl")
 
 
+@pytest.mark.parametrize("joined", [1, 3])
+def test_a_last_word_that_looks_like_an_event_does_not_spoil_the_end(joined):
+    """What the stream ends with is made like its last event."""
+    texts = ["say", "data: ", "data: {}", "a data: b"]
+    raw = [
+        b'data: {"model":"m","choices":[{"delta":{"content":"%b"}}]}\n\n' % t.encode()
+        for t in texts
+    ]
+    found = decoder(include_usage=True)
+    out = found.feed(raw[0])
+    out += b"".join(found.feed(b"".join(raw[n : n + joined])) for n in range(1, len(raw), joined))
+    out += found.feed(b"data: [DONE]\n\n")
+    *words, last = [e["choices"][0] for e in events(out)]
+    assert [word["delta"]["content"] for word in words] == texts
+    assert last["finish_reason"] == "stop"
+    assert b'"choices":[]' in found.usage_chunk({}, {})
+
+
 def test_an_unstreamed_client_gets_one_completion():
     job = openai_job()
     for name in WHOLE:
