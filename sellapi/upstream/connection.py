@@ -123,7 +123,8 @@ class Connection(asyncio.Protocol):
     def wait(self, take: Take | None = None) -> asyncio.Future[bytes | None]:
         """Done as soon as there is something new: the head, bytes, the end or a failure.
 
-        Bytes are offered to ``take`` first; what it leaves is the result, None stands for all else.
+        Bytes are offered to ``take`` first. The result is b"" when it says so, None for all else:
+        then `take` has it, so that nothing is lost with a wait that is cancelled.
         """
         if self._broken is not None:
             raise self._broken()
@@ -255,7 +256,9 @@ class Connection(asyncio.Protocol):
         else:
             if left is None:
                 return
-            waiter.set_result(left)
+            if left:
+                self._parts.append(left)
+            waiter.set_result(None if left else left)
         self._waiter = None
 
     def _fail(self) -> None:

@@ -609,6 +609,32 @@ async def test_a_flood_nobody_reads_waits_at_the_server() -> None:
         assert not connection._paused
 
 
+async def test_what_is_left_to_a_task_is_not_lost_when_it_is_cancelled() -> None:
+    """It is cancelled after ``take`` left it the bytes, before it runs: they come with the next wait."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(head(200, CHUNKED))
+        await go.wait()
+        peer.send(chunked(b"one", end=False))
+        await asyncio.sleep(0.05)
+        peer.send(chunked(b"two"))
+
+    def take(data: bytes) -> bytes:
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        return data
+
+    async with raw_server(script) as server, running(KIND) as engine:
+        async with engine.open(call(server.url)) as reply:
+            waiting = asyncio.ensure_future(reply.chunk(take))
+            await asyncio.sleep(0.02)
+            go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await reply.read(100) == b"onetwo"
+
+
 async def test_all_that_is_there_comes_at_once() -> None:
     """Ten events that arrived while nobody read are one piece."""
 

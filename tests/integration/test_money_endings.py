@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from tests.support.fake_openai import (
     raw_reply,
     stream_reply,
 )
+from tests.support.raw_server import CHUNKED, Peer, chunked, head, raw_server
 from tests.support.shopfront import (
     CHAT,
     EMBED,
@@ -388,6 +390,31 @@ async def test_leaving_after_the_finish_reason_waits_for_the_real_usage(front: F
     await caller.until(b'"stop"')
     caller.leave()
     (row,) = await front.settled()
+    assert (row["estimated"], row["charge"], row["delivery"]) == (0, 2_000_000, 2)
+
+
+async def test_leaving_in_the_moment_the_usage_comes_charges_by_it(front: Front) -> None:
+    """The event loop learns of both at once, first that the client has left."""
+    peers: list[Peer] = []
+
+    async def script(peer: Peer) -> None:
+        peers.append(peer)
+        await peer.request()
+        words = data(chunk("abcdefgh")), data(chunk(finish="stop"))
+        peer.send(head(200, CHUNKED), chunked(*words, end=False))
+        await peer.gone()
+
+    async with raw_server(script) as server:
+        front.shop.model("test/raw", front.shop.provider("raw", server.url), upstream="chat-1")
+        caller = await Caller.post(front, stream=True, model="test/raw")
+        await caller.until(b'"stop"')
+        await asyncio.sleep(0.02)  # until nothing else is to be done
+        with socket.socket(fileno=os.dup(caller.writer.get_extra_info("socket").fileno())) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+        peers[0].send(chunked(data(usage_chunk()), b"data: [DONE]\n\n", end=False))
+        await asyncio.sleep(0.1)
+        peers[0].writer.close()
+        (row,) = await front.settled()
     assert (row["estimated"], row["charge"], row["delivery"]) == (0, 2_000_000, 2)
 
 
