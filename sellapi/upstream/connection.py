@@ -156,6 +156,7 @@ class Connection(asyncio.Protocol):
     def settle(self) -> bool:
         """End the exchange; whether the connection is clean enough for another one."""
         self._busy = False
+        self._take = None  # it holds the request, body and all
         whole = not self._unsent
         self._unsent = memoryview(b"")
         return (

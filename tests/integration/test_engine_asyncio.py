@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import socket
+import weakref
 from typing import Any
 
 import pytest
@@ -750,6 +752,31 @@ async def test_leaving_before_the_end_costs_the_connection() -> None:
                 assert await reply.chunk() == b"half"
             await asyncio.wait_for(server.left.wait(), 1)
             assert server.connections == n
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_call() -> None:
+    """A taker holds the request, whose body is counted in memory only until it is answered."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(head(200, CHUNKED))
+        await asyncio.sleep(0.02)
+        peer.send(chunked(b"ok"))
+        await peer.gone()
+
+    def taker() -> Any:
+        return lambda data: data
+
+    async with raw_server(script) as server, running(KIND) as engine:
+        take = taker()
+        async with engine.open(call(server.url)) as reply:
+            assert await reply.chunk(take) == b"ok"
+            assert await reply.chunk(take) is None
+        kept = weakref.ref(take)
+        del take, reply
+        gc.collect()
+        assert len(connections(engine)) == 1
+        assert kept() is None
 
 
 # The end ------------------------------------------------------------------------------------------
