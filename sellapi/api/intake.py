@@ -19,7 +19,8 @@ __all__ = ["Budget", "address_of", "read_ask", "within"]
 DISCARD_BYTES = 160_000_000
 DISCARD_PAUSE_S = 0.002
 DISCARD_S = 20.0
-
+PAUSING_BYTES = 32_768
+"""With such a body Sanic may have stopped reading: it does at 64 KB, of head and body."""
 
 SHARE = 4
 """One account's bodies may take a quarter of the memory for bodies."""
@@ -162,6 +163,10 @@ async def _collect(request: Request, stream: Any, limit: int, owner: int | None)
     except BaseException:
         budget.give(size, owner)
         raise
+    if size > PAUSING_BYTES:
+        transport = stream.protocol.transport
+        if transport is not None and not transport.is_closing():
+            transport.resume_reading()  # a client that leaves is seen by reading
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

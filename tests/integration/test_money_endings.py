@@ -345,6 +345,24 @@ async def test_leaving_before_the_first_byte_charges_the_prompt(
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.parametrize("size", [20_000, 66_000, 1_000_000])
+async def test_leaving_is_seen_however_long_the_prompt_was(front: Front, size: int) -> None:
+    """Sanic stops reading in the middle of a long body, and does not look for the end by itself."""
+    slow = json_reply(completion())
+    slow.before_s = 5.0
+    front.fake.script("/chat/completions", slow)
+    words = [{"role": "user", "content": "x" * size}]
+    caller = await Caller.post(front, messages=words, max_tokens=5)
+    await asked(front)
+    await asyncio.sleep(0.02)
+    caller.leave()
+    async with asyncio.timeout(2):
+        while not front.fake.aborted:
+            await asyncio.sleep(0.005)
+    (row,) = await front.settled()
+    assert (row["state"], row["estimated"], row["delivery"]) == ("settled", 1, 2)
+
+
 async def test_leaving_mid_stream_charges_what_was_received(front: Front) -> None:
     front.fake.script(
         "/chat/completions",
