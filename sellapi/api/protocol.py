@@ -219,6 +219,11 @@ class GuardedProtocol(HttpProtocol):
             await asyncio.sleep(PIPELINED_PAUSE_S)
 
     @property
+    def taking(self) -> bool:
+        """Whether the client takes what is written."""
+        return self._can_write.is_set()
+
+    @property
     def ready(self) -> bool:
         """Whether `send` would not have to wait."""
         transport = self.transport

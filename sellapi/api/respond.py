@@ -214,6 +214,8 @@ class Wire:
             self.started = True
 
     async def ping(self) -> None:
+        if self._protocol is not None and not self._protocol.taking:
+            return  # a ping that waits may be written after the end
         await self.send(_PING)
 
 

@@ -173,6 +173,30 @@ async def test_a_client_that_never_reads_is_held_back_not_buffered(front: Front)
     assert (row["state"], row["estimated"], row["delivery"]) == ("settled", 1, 2)
 
 
+async def test_no_pings_wait_for_a_client_that_does_not_read(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits could be written behind the end of the stream, into the next answer."""
+    monkeypatch.setattr(respond, "PING_AFTER_S", 0.05)
+    many = [data(chunk("x" * 10_000))] * 1_000
+    front.fake.script("/chat/completions", raw_reply(*many, 30.0))
+    pinger = respond.Pinger()
+    pinger._wires = front.run.app.ctx.pinger._wires
+    pinging = asyncio.create_task(pinger.run(0.02))
+    async with front.http.stream(
+        "POST",
+        front.run.url + "/chat/completions",
+        json={"model": CHAT, "messages": HELLO, "stream": True, "max_tokens": 5},
+        headers={"authorization": f"Bearer {front.key}"},
+    ):
+        await asyncio.sleep(0.5)
+        (wire,) = pinger._wires
+        assert not wire._protocol.taking
+        assert not pinger._pings
+    pinging.cancel()
+    await front.settled()
+
+
 async def test_many_streams_at_once_each_get_their_own_words(tmp_path: Path) -> None:
     async with open_front(tmp_path, tier="pro", grant=1_000_000) as front:
 
