@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["run", "serve"]
 
 DEMO_DATABASE = "sellapi-demo.db"
+BACKLOG = 2_048
+"""Connections the system accepts for us while we are busy; those beyond it try again after 1, 3 and 7
+seconds."""
 
 
 @command(
@@ -96,7 +99,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """The listening socket, taken first: a port in use is told before anything is touched."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2_048)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         hint = (
             "use another --port" if error.errno == errno.EADDRINUSE else "check --host and --port"
@@ -151,6 +154,7 @@ def run(settings: Settings, sock: socket.socket, announce: Any) -> None:
     try:
         app.run(
             sock=sock,
+            backlog=BACKLOG,  # Sanic listens again, by itself with 100
             protocol=GuardedProtocol,
             single_process=True,
             motd=False,

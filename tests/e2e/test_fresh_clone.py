@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +139,21 @@ def test_the_demo_mints_a_fresh_key_each_start_and_the_old_one_no_longer_works(t
             ]
             served.stop()
     assert codes == [401, 200]
+
+
+def test_a_crowd_may_connect_while_the_server_is_busy(tmp_path: Path):
+    """The system takes what comes at once: a client it turns away tries again only after a second."""
+    limit = Path("/proc/sys/net/core/somaxconn")
+    most = int(limit.read_text()) if limit.exists() else 128
+    with serve("--demo", cwd=tmp_path, env=clean_env(tmp_path), command=SOURCE) as served:
+        port = int(served.url.split(":")[2].partition("/")[0])
+        served.process.send_signal(signal.SIGSTOP)
+        with contextlib.ExitStack() as crowd:
+            for _ in range(min(600, most)):
+                crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.7))
+        served.process.send_signal(signal.SIGCONT)
+        assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        served.stop()
 
 
 def test_a_taken_port_is_said_in_a_sentence(tmp_path: Path):
