@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from aiohappyeyeballs import start_connection
 
 from sellapi.upstream.client import EngineOptions, not_connected
 from sellapi.upstream.connection import Connection
+from sellapi.upstream.names import Names
 from sellapi.upstream.tls import tls_context
 
 __all__ = ["HOST", "Dialer", "Origin", "Proxy"]
@@ -77,6 +77,7 @@ class Dialer:
         self._timeout_s = options.connect_timeout_s
         self._proxy = proxy
         self._context = _context(options.ca_pem)
+        self._names = Names(most=2)
 
     async def connect(
         self, origin: Origin, on_lost: Callable[[Connection], None], within_s: float
@@ -90,9 +91,9 @@ class Dialer:
         try:
             async with asyncio.timeout(min(self._timeout_s, within_s)):
                 if not origin.tls:
-                    _, connection = await _open(origin.host, origin.port, build)
+                    _, connection = await self._open(origin.host, origin.port, build)
                 elif self._proxy is None:
-                    _, connection = await _open(
+                    _, connection = await self._open(
                         origin.host, origin.port, build, self._context, _name(origin)
                     )
                 else:
@@ -105,7 +106,7 @@ class Dialer:
         self, proxy: Proxy, origin: Origin, build: Callable[[], Connection]
     ) -> Connection:
         loop = asyncio.get_running_loop()
-        transport, tunnel = await _open(proxy.host, proxy.port, lambda: Tunnel(loop))
+        transport, tunnel = await self._open(proxy.host, proxy.port, lambda: Tunnel(loop))
         try:
             await tunnel.ask(origin, proxy.authorization)
             connection = build()
@@ -121,24 +122,27 @@ class Dialer:
         connection.connection_made(secure)
         return connection
 
+    async def _open(
+        self,
+        host: str,
+        port: int,
+        build: Callable[[], AnyProtocol],
+        context: ssl.SSLContext | None = None,
+        name: str | None = None,
+    ) -> tuple[asyncio.Transport, AnyProtocol]:
+        """Connect; with a ``context`` over TLS, checked against ``name``.
 
-async def _open(
-    host: str,
-    port: int,
-    build: Callable[[], AnyProtocol],
-    context: ssl.SSLContext | None = None,
-    name: str | None = None,
-) -> tuple[asyncio.Transport, AnyProtocol]:
-    """Connect; with a ``context`` over TLS, checked against ``name``. TCP_NODELAY is the loop's."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    sock = await start_connection(found, happy_eyeballs_delay=EYEBALLS_S)
-    if task is not None and task.cancelling() > before:
-        sock.close()  # the race waits for its losers, and swallows a cancellation that comes then
-        raise asyncio.CancelledError
-    return await loop.create_connection(build, sock=sock, ssl=context, server_hostname=name)
+        TCP_NODELAY is the loop's doing.
+        """
+        loop = asyncio.get_running_loop()
+        found = await self._names.find(host, port)
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        sock = await start_connection(found, happy_eyeballs_delay=EYEBALLS_S)
+        if task is not None and task.cancelling() > before:
+            sock.close()  # the race waits for its losers, and swallows a cancellation that comes then
+            raise asyncio.CancelledError
+        return await loop.create_connection(build, sock=sock, ssl=context, server_hostname=name)
 
 
 def _name(origin: Origin) -> str:

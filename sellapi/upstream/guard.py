@@ -14,7 +14,6 @@ import base64
 import binascii
 import ipaddress
 import re
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -25,6 +24,7 @@ import httpx
 from sellapi.errors import InvalidRequest
 from sellapi.upstream.adapter import Media, UpstreamFailure
 from sellapi.upstream.inflate import Inflater
+from sellapi.upstream.names import Names
 from sellapi.upstream.tls import tls_context
 
 __all__ = ["fetch", "is_private_base_url", "is_public", "parse_data_url", "resolve"]
@@ -93,10 +93,13 @@ PRIVATE_NAMES = (
 )
 
 
+_names = Names(most=16)
+"""Customers choose them: a few lookups that hang must not keep a provider's from being made."""
+
+
 async def resolve(host: str, port: int) -> list[str]:
     """Addresses of a name in the system's order of preference."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = await _names.find(host, port)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 

@@ -8,16 +8,18 @@ import gc
 import hashlib
 import os
 import socket
+import threading
 import weakref
 from typing import Any
 
 import pytest
 from aiohappyeyeballs import start_connection
 
-from sellapi.upstream import dial, engine_asyncio
+from sellapi.upstream import dial, engine_asyncio, guard
 from sellapi.upstream.adapter import UpstreamFailure
 from sellapi.upstream.client import Call, LeftInLine
 from sellapi.upstream.engine_asyncio import HEADS_MAX, AsyncioEngine, Heads
+from sellapi.upstream.names import Names
 from tests.support.engines import LOOPS, call, descriptors, failing, fetch, free_port, running
 from tests.support.raw_server import (
     CHUNKED,
@@ -90,15 +92,70 @@ async def test_a_dead_address_does_not_eat_the_connect_timeout(monkeypatch: Any)
                 for each in (port, server.port)
             ]
 
-            loop = asyncio.get_running_loop()
-            resolve = loop.getaddrinfo
-
-            async def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
-                return found if host == "provider.test" else await resolve(host, *args, **kwargs)
-
-            monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+            names(monkeypatch, lambda host: found)
             async with asyncio.timeout(2):
                 assert await fetch(engine, call("http://provider.test")) == (200, b"1")
+
+
+def names(monkeypatch: Any, answer: Any) -> list[str]:
+    """Let ``answer`` look up names under .test, in the asking thread; the names asked for."""
+    resolve, asked = socket.getaddrinfo, []
+
+    def getaddrinfo(host: Any, *args: Any, flags: int = 0, **kwargs: Any) -> Any:
+        if not str(host).endswith(".test") or flags & socket.AI_NUMERICHOST:
+            return resolve(host, *args, flags=flags, **kwargs)
+        asked.append(host)
+        return answer(host)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+async def test_a_name_that_hangs_holds_up_nobody_else(monkeypatch: Any) -> None:
+    """A dead name server costs one thread and its own provider; others, and other media, go on."""
+    over = threading.Event()
+    monkeypatch.setattr(guard, "_names", Names(most=guard._names.most))  # it belongs to one loop
+    async with raw_server(answer) as server:
+
+        def look_up(host: str) -> Any:
+            if host.startswith("dead"):
+                over.wait(20)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+
+        asked = names(monkeypatch, look_up)
+        try:
+            async with running(KIND, connect_timeout_s=0.5) as dead, running(KIND) as well:
+                waiting = [
+                    asyncio.create_task(failing(dead, call("http://dead.test"))) for _ in range(20)
+                ]
+                media = [
+                    asyncio.create_task(guard.resolve(f"dead-{n}.test", 443)) for n in range(40)
+                ]
+                await until(lambda: len(asked) >= 1 + guard._names.most)
+                async with asyncio.timeout(2):
+                    assert await fetch(well, call("http://well.test")) == (200, b"1")
+                assert {f.reason for f in await asyncio.gather(*waiting)} == {"connect"}
+                assert asked.count("dead.test") == 1
+                assert len(asked) == 1 + guard._names.most + 1
+                for task in media:
+                    task.cancel()
+                await asyncio.wait(media)
+        finally:
+            over.set()
+
+
+async def test_a_name_that_is_none_cannot_be_connected_to(monkeypatch: Any) -> None:
+    """Whatever looking it up raises, nothing was sent; and the next lookup is a new one."""
+
+    def look_up(host: str) -> Any:
+        raise UnicodeError("label too long") if host == "odd.test" else socket.gaierror(-2, "none")
+
+    asked = names(monkeypatch, look_up)
+    async with running(KIND) as engine:
+        for host in ("odd.test", "none.test", "none.test"):
+            failure = await failing(engine, call(f"http://{host}"))
+            assert (failure.reason, failure.sent) == ("connect", False)
+    assert asked == ["odd.test", "none.test", "none.test"]
 
 
 async def test_a_cancellation_is_not_lost_while_the_race_ends(monkeypatch: Any) -> None:
