@@ -17,7 +17,7 @@ from sellapi.domain.catalog import Model
 from sellapi.domain.holds import Demand
 from sellapi.domain.usage import Usage
 from sellapi.errors import InvalidRequest
-from sellapi.wire.fields import ChatFields, EmbeddingFields, ImageFields
+from sellapi.wire.fields import ChatFields, EmbeddingFields, ImageFields, shorten
 
 __all__ = ["READERS", "Asked", "NotOffered", "refuse_billing_fields"]
 
@@ -192,7 +192,8 @@ def _may_hold_media(text: bytes) -> bool:
 class _Media:
     """Sums over the parts of a prompt that are not text."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, lengths: Mapping[str, int]) -> None:
+        self._lengths = lengths
         self.image_tokens = max((r.quirks.image_tokens for r in model.routes), default=1_700)
         self.document_tokens = max(
             (r.quirks.document_tokens for r in model.routes), default=300_000
@@ -215,14 +216,14 @@ class _Media:
         kind = part.get("type")
         if kind in ("image_url", "image"):
             self.tokens += self.image_tokens
-            self.bytes_seen += _longest(part)
+            self.bytes_seen += self._size(self._longest(part))
         elif kind == "input_audio":
-            size = _longest(part)
+            size = self._size(self._longest(part))
             self.bytes_seen += size
             self.audio += size // _BYTES_PER_AUDIO_TOKEN + 64
         elif kind in ("file", "document"):
-            data = _longest_text(part)
-            size = len(data)
+            data = self._longest(part)
+            size = self._size(data)
             # a URL or an id says nothing about what it stands for, however long it is made
             seen = size > 512 and "://" not in data[:16]
             self.bytes_seen += size if seen else 0
@@ -235,18 +236,16 @@ class _Media:
             return False
         return True
 
+    def _size(self, text: str) -> int:
+        return self._lengths.get(text, len(text))
 
-def _longest(value: Any) -> int:
-    return len(_longest_text(value))
-
-
-def _longest_text(value: Any) -> str:
-    """The longest string below a part: its data or URL."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return max((_longest_text(v) for v in value.values()), key=len, default="")
-    return ""
+    def _longest(self, value: Any) -> str:
+        """The longest string below a part, its data or URL; a long one by its stand-in."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, dict):
+            return max((self._longest(v) for v in value.values()), key=self._size, default="")
+        return ""
 
 
 def _chat(fields: RawFields, model: Model) -> Asked:
@@ -256,8 +255,7 @@ def _chat(fields: RawFields, model: Model) -> Asked:
     if not messages:
         raise InvalidRequest("The field 'messages' is empty: send at least one.", param="messages")
     _refuse_extras(asked, fields, model)
-    text = bytes(raw)
-    upper, fair, audio = _prompt_tokens(text, model)
+    upper, fair, audio = _prompt_tokens(raw, model)
     for name in ("tools", "functions", "response_format"):
         if name in fields:
             counts = _split(bytes(fields[name]))
@@ -279,14 +277,15 @@ def _chat(fields: RawFields, model: Model) -> Asked:
     )
 
 
-def _prompt_tokens(text: bytes, model: Model) -> tuple[int, int, int]:
+def _prompt_tokens(raw: msgspec.Raw, model: Model) -> tuple[int, int, int]:
     """Upper estimate, fair estimate and audio tokens of a messages array."""
-    ascii_count, other = _split(text)
+    ascii_count, other = _split(bytes(raw))
+    text, lengths = shorten(raw)
     if not _may_hold_media(text):
         return upper_tokens(ascii_count, other), fair_tokens(ascii_count, other), 0
     if text.count(b"{") + text.count(b"[") > _PARTS_MAX:
         raise InvalidRequest("The field 'messages' has far too many parts.", param="messages")
-    media = _Media(model)
+    media = _Media(model, lengths)
     media.walk(orjson.loads(text))
     ascii_count = max(0, ascii_count - media.bytes_seen)
     return (

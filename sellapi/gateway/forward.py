@@ -27,7 +27,7 @@ from sellapi.upstream.openai_reply import edit
 from sellapi.upstream.openai_shape import openai_usage
 from sellapi.upstream.registry import Link, Registry
 from sellapi.wire import sse
-from sellapi.wire.fields import outline
+from sellapi.wire.fields import shorten
 
 __all__ = ["Forwarder", "Sink"]
 
@@ -368,7 +368,7 @@ def _account_tag(account_id: int) -> str:
 
 def _names_urls(job: Job) -> bool:
     """Whether a chat may name files by URL (keys may be spelled with escapes); most do not."""
-    raw = outline(job.fields.get("messages", msgspec.Raw()))
+    raw, _ = shorten(job.fields.get("messages", msgspec.Raw()))
     return b'url"' in raw or b'data"' in raw or b"\\u" in raw
 
 

@@ -32,7 +32,7 @@ from sellapi.upstream.openai_reply import (
     rename,
 )
 from sellapi.upstream.openai_stream import OpenAIStream
-from sellapi.wire.fields import outline
+from sellapi.wire.fields import shorten
 
 __all__ = ["OpenAIAdapter"]
 
@@ -246,7 +246,7 @@ def _inlined(raw: msgspec.Raw, job: Job) -> msgspec.Raw:
 
 
 def _messages(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
-    data = outline(raw)
+    data, _ = shorten(raw)
     escapes = b"\\u" in data  # a key or role may be spelled with them
     if escapes or (b'"file_id"' in data and _FILE_ID.search(data)):
         _refuse_file_ids(_value(raw, "messages"))
@@ -265,7 +265,7 @@ def _message(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
     OpenAI itself refuses unknown keys; compatible providers may want their own ones back, but not
     those of another provider, which we wrote ourselves (`_OURS`).
     """
-    if not _SENT_BACK.search(outline(raw)):
+    if not _SENT_BACK.search(shorten(raw)[0]):
         return raw
     try:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])

@@ -5,6 +5,7 @@ Shapes: OpenAI API reference, chat completions, embeddings and images (wire note
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,8 +20,8 @@ __all__ = [
     "Fields",
     "ImageFields",
     "decode_body",
-    "outline",
     "read_slug",
+    "shorten",
 ]
 
 Limit = Annotated[int, Field(ge=1, le=2**31)]
@@ -160,32 +161,44 @@ def decode_body(body: bytes) -> dict[str, msgspec.Raw]:
     return fields
 
 
-_OUTLINED_BYTES = 65_536
+_SHORTENED_BYTES = 65_536
 _STRING_BYTES = 1_000
-_END_BYTES = 64
+_BEGIN_BYTES = 64
+_ESCAPES_MAX = 64
 _QUOTES_MAX = 10_000
 
 
-def outline(raw: msgspec.Raw) -> bytes:
-    """JSON to look for short keys in: of very long strings, as of images, only the ends are left.
+def shorten(raw: msgspec.Raw) -> tuple[bytes, dict[str, int]]:
+    """Valid JSON as it is, but of very long strings, as images are, only the beginning and a mark.
 
-    Looking through 10 MB for three words takes 14 ms, this 2. No longer JSON. What holds a colon
-    stays whole: it may be the space between a key and its value.
+    With it, how long each of these was, by what stands for it; strings with escapes or beyond ASCII
+    stay whole, and all behind the first ten thousand quotes. To look 10 MB through for a key takes 5 ms, to decode them 10; to shorten them 1.
     """
     data = bytes(raw)
-    if len(data) < _OUTLINED_BYTES:
-        return data
-    pieces: list[bytes] = []
-    start = 0
+    if len(data) < _SHORTENED_BYTES:
+        return data, {}
+    mark = secrets.token_hex(8).encode()  # no client can write what stands for a string
+    lengths: dict[str, int] = {}
+    kept: list[bytes] = []
+    copied, begin, quote = 0, -1, data.find(b'"')
     for _ in range(_QUOTES_MAX):
-        end = data.find(b'"', start)
-        stop = len(data) if end < 0 else end
-        head, tail = start + _END_BYTES, stop - _END_BYTES
-        if stop - start <= _STRING_BYTES or data.find(b":", head, tail) >= 0:
-            pieces.append(data[start:stop])
+        if quote < 0:
+            break
+        if begin < 0:
+            begin = quote + 1
         else:
-            pieces.append(data[start:head] + data[tail:stop])
-        if end < 0:
-            return b'"'.join(pieces)
-        start = end + 1
-    return data
+            run = data[max(begin, quote - _ESCAPES_MAX) : quote]
+            escapes = len(run) - len(run.rstrip(b"\\"))
+            if escapes == _ESCAPES_MAX:
+                break  # nobody writes that: the rest stays whole
+            if escapes % 2 == 0:
+                if quote - begin > _STRING_BYTES:
+                    text = data[begin:quote]
+                    if b"\\" not in text and text.isascii():
+                        stand_in = b"%b.%b.%d" % (text[:_BEGIN_BYTES], mark, len(lengths))
+                        lengths[stand_in.decode()] = len(text)
+                        kept += (data[copied:begin], stand_in)
+                        copied = quote
+                begin = -1
+        quote = data.find(b'"', quote + 1)
+    return b"".join((*kept, data[copied:])), lengths
