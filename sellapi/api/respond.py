@@ -159,7 +159,7 @@ class Wire:
         return self._protocol is not None and self._protocol.ready
 
     def write(self, data: bytes) -> None:
-        """What `send` comes to, a chunk of HTTP/1.1, without its six coroutines an event."""
+        """What `send` comes to, a chunk of HTTP/1.1, without its coroutines."""
         self.last = time.monotonic()
         self._protocol.write(b"%x\r\n%b\r\n" % (len(data), data))
 

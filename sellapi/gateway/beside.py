@@ -1,4 +1,4 @@
-"""Work on large bodies, beside the event loop."""
+"""Work on large prompts, beside the event loop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-__all__ = ["LARGE_BYTES", "beside"]
+__all__ = ["beside"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 LARGE_BYTES = 262_144
-"""To read and write as much takes 2 ms; less is not worth a change of threads."""
+"""Less is not worth a change of threads."""
 REST_S = 0.1
 """The longest rest."""
 
@@ -22,9 +22,8 @@ REST_S = 0.1
 class _Worker:
     """One thread that rests after each piece of work for as long as the work took.
 
-    One, and rested: a small request changes between the event loop and the writer ten times, and at
-    each change may find the interpreter held by a decoder for up to 10 ms. Without the rest a 10 MB
-    prompt beside it costs it 30 ms more, with it 13.
+    One, and rested: a small request goes to and fro between the event loop and the writer, and each
+    time may find the interpreter held by a decoder for milliseconds (``big-bodies`` in bench).
     """
 
     def __init__(self) -> None:

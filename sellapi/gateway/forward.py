@@ -194,10 +194,10 @@ class Forwarder:
             answer = decoder.answer()
         elif outbound.repeat == 1 and not outbound.more:
             body = await self._body(link, self._call(link, attempt, outbound))
-            answer = await beside(len(body), link.adapter.decode, job, [body])
+            answer = link.adapter.decode(job, [body])
         else:
-            bodies = await self._bodies(link, attempt, outbound)
-            answer = await beside(sum(map(len, bodies)), link.adapter.decode, job, bodies)
+            answer = link.adapter.decode(job, await self._bodies(link, attempt, outbound))
+        # Not `beside`: a client that left meanwhile would be charged by estimate, its usage unread.
         hold.note_first_byte()
         self._stats.skipped += answer.skipped
         return await inline_images(answer) if answer.image_urls else answer

@@ -154,9 +154,9 @@ class OpenAIStream:
     def _words(self, data: bytes) -> bytes:
         """Whole events that are pieces of text like the one before them, as they go out.
 
-        b"" for anything else. Of the 52 events of a usual answer 49 are such pieces, and this costs
-        a tenth of decoding them. An event that is the same up to the text's first quote and from its
-        last one on, with plain text between, can only be the same JSON with another text.
+        b"" for anything else. Most events of an answer are such pieces. One that is the same up to
+        the text's first quote and from its last one on, with plain text between, can only be the
+        same JSON with another text.
         """
         frame = self._frame
         if frame is None or not data.startswith(frame.before) or not data.endswith(frame.after):
