@@ -254,6 +254,9 @@ async def test_a_model_the_key_may_not_use_stays_told_while_others_work(two: Two
 
 async def test_ready_shows_cool_downs_and_latency_without_names(two: Two) -> None:
     two.a.script("/chat/completions", error_reply(503))
+    late = json_reply(completion())
+    late.before_s = 0.01  # the figure is in milliseconds: an answer may take none
+    two.b.script("/chat/completions", late)
     assert (await two.ask()).status_code == 200
     got = await two.front.http.get(two.front.run.origin + "/ready")
     told = got.json()["checks"]["providers"]
