@@ -182,7 +182,8 @@ def _people(connection: sqlite3.Connection, plan: GrowthPlan, say: Progress) -> 
 
 _FIRST_ENTRY = (
     "INSERT INTO entries (account_id, kind, amount, balance_after, owed_after, pack_id, "
-    "cash_micro_usd, actor, created_ms) VALUES (?, ?, ?, ?, 0, ?, ?, 'growth', ?)"
+    "cash_micro_usd, actor, created_ms, previous) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, 'growth', ?7, "
+    "iif(?2 = 'sale', (SELECT max(id) FROM entries), NULL))"
 )
 
 
@@ -252,6 +253,26 @@ class _Variant:
     charge: int
 
 
+class _Chain:
+    """Gives the rows of a table their ids, and links those of each account (see m0002_chains)."""
+
+    def __init__(self, connection: sqlite3.Connection, table: str, plan: GrowthPlan) -> None:
+        self.newest = connection.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()[0]
+        self.last: dict[int, int] = dict(
+            connection.execute(
+                f"SELECT account_id, max(id) FROM {table} WHERE account_id >= ? GROUP BY 1",
+                (plan.first_account,),
+            ).fetchall()
+        )
+
+    def link(self, account: int) -> tuple[int, int | None]:
+        """``(id, previous)`` of the account's next row."""
+        self.newest += 1
+        before = self.last.get(account)
+        self.last[account] = self.newest
+        return self.newest, before
+
+
 class _Shop:
     """What generating needs at hand: models with their charges, balances, spendings."""
 
@@ -263,6 +284,8 @@ class _Shop:
         self.balances = [0] * plan.users
         self.spent = [0] * (plan.users * KEYS_PER_USER)
         self.bought: set[int] = set()
+        self.requests = _Chain(connection, "requests", plan)
+        self.entries = _Chain(connection, "entries", plan)
         grown = "WHERE account_id >= ? GROUP BY"
         for account, total, sales in connection.execute(
             f"SELECT account_id, sum(amount), sum(kind = 'sale') FROM entries {grown} account_id",
@@ -313,12 +336,13 @@ _REQUEST = (
     "INSERT INTO requests (request_id, account_id, key_id, instance_id, model, mode, price_id, "
     "state, delivery, hold, charge, streamed, input_tokens, output_tokens, usage, usage_raw, "
     "provider, upstream_id, cost, http_status, error, finish_reason, created_ms, first_byte_ms, "
-    "finished_ms) VALUES (?, ?, ?, 'growth', ?, 'chat', ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-    "?, ?, ?, ?, ?)"
+    "finished_ms, id, previous) VALUES (?, ?, ?, 'growth', ?, 'chat', ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, "
+    "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _ENTRY = (
     "INSERT INTO entries (account_id, kind, amount, balance_after, owed_after, key_id, request_id, "
-    "pack_id, cash_micro_usd, actor, created_ms) VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)"
+    "pack_id, cash_micro_usd, actor, created_ms, id, previous) "
+    "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _DAILY = (
     "INSERT INTO daily (day, model, account_id, key_id, requests, voided, input_tokens, "
@@ -344,18 +368,19 @@ def _day(connection: sqlite3.Connection, plan: GrowthPlan, shop: _Shop, day: int
         request_id = f"req_{at:012x}{dice.getrandbits(80):020x}"
         who = (plan.first_account + user, plan.first_key + key)
         row = sums[v.model, *who]
+        link = shop.requests.link(who[0])
         if dice.random() < VOIDED:
             row[1] += 1
-            requests.append(_voided(request_id, who, v, at))
+            requests.append(_voided(request_id, who, v, at) + link)
             continue
         if shop.balances[user] < v.charge:
-            entries.append(_top_up(shop, user, who[0], at))
+            entries.append(_top_up(shop, user, who[0], at) + shop.entries.link(who[0]))
         shop.balances[user] -= v.charge
         shop.spent[key] += v.charge
-        requests.append(_settled(request_id, who, v, at, number))
+        requests.append(_settled(request_id, who, v, at, number) + link)
         balance = shop.balances[user]
         charged = (who[0], "charge", -v.charge, balance, who[1], request_id)
-        entries.append((*charged, None, 0, "", at + 1_500))
+        entries.append((*charged, None, 0, "", at + 1_500, *shop.entries.link(who[0])))
         for index, value in enumerate((1, 0, v.inputs, v.outputs, v.charge, v.charge)):
             row[index] += value
     connection.execute("BEGIN IMMEDIATE")
@@ -390,16 +415,23 @@ def _top_up(shop: _Shop, user: int, account: int, at: int) -> tuple[Any, ...]:
 
 
 def _sums(connection: sqlite3.Connection, plan: GrowthPlan, shop: _Shop, say: Progress) -> None:
-    """Balances, tiers and spendings as the entries say; the same again changes nothing."""
+    """Balances, tiers, spendings, newest rows as they came out; the same again changes nothing."""
     tiers = ("free", "pro")
+    newest = (shop.requests.last.get, shop.entries.last.get)
     accounts = (
-        (balance, tiers[n in shop.bought], plan.first_account + n)
+        (balance, tiers[n in shop.bought], *(last(id_) for last in newest), id_)
         for n, balance in enumerate(shop.balances)
+        for id_ in (plan.first_account + n,)
     )
     spent = ((total, plan.first_key + k) for k, total in enumerate(shop.spent))
     total, done = len(shop.balances) + len(shop.spent), 0
     for sql, rows in (
-        ("UPDATE accounts SET balance = ?, tier = ? WHERE id = ?", accounts),
+        (
+            (
+                "UPDATE accounts SET balance = ?, tier = ?, last_request = ?, last_entry = ? WHERE id = ?"
+            ),
+            accounts,
+        ),
         ("UPDATE keys SET spent = ? WHERE id = ?", spent),
     ):
         for chunk in _chunks(rows):

@@ -143,6 +143,24 @@ def _why_uncharged(tx: Tx, request_id: str) -> str:
     return f"request {clean(request_id)} was not charged: `sellapi requests show` tells why"
 
 
+def _history(tx: Tx, account_id: int, since_ms: int | None, until_ms: int | None) -> list[Entry]:
+    """An account's entries, newest first, from before ``until`` to somewhat before ``since``."""
+    found: list[Entry] = []
+    before = None
+    while rows := accounts.entry_page(tx, account_id=account_id, before=before, limit=CHUNK):
+        before = rows[-1]["id"]
+        for row in rows:
+            if until_ms is not None and row["created_ms"] >= until_ms:
+                found.clear()  # newer than one that is too new
+            else:
+                found.append(entry_view(row))
+        if since_ms is not None and rows[-1]["created_ms"] < since_ms - accounts.LATE_MS:
+            break
+        if len(found) > STATEMENT_MAX:
+            raise Refused("that is over a million entries: ask for less with --since")
+    return found
+
+
 class Credits(Noun):
     def grant(
         self, who: str, amount: str, *, reason: str, reference: str | None = None
@@ -237,27 +255,14 @@ class Credits(Noun):
         until_ms = None if until is None else parse_since(until, now) * 1000
         if until is not None and "-" in until and until_ms is not None:
             until_ms += 86_400_000
-        entries: list[Entry] = []
-        opening = opening_owed = 0
         with self.read() as tx:
             account = find_account(tx, who)
-            last = 0
-            while rows := accounts.entry_page(
-                tx, account_id=account["id"], after=last, limit=CHUNK
-            ):
-                last = rows[-1]["id"]
-                for row in rows:
-                    if since_ms is not None and row["created_ms"] < since_ms and not entries:
-                        opening, opening_owed = row["balance_after"], row["owed_after"]
-                    elif until_ms is not None and row["created_ms"] >= until_ms:
-                        rows = []
-                        break
-                    else:
-                        entries.append(entry_view(row))
-                if not rows:
-                    break
-                if len(entries) > STATEMENT_MAX:
-                    raise Refused("that is over a million entries: ask for less with --since")
+            entries = _history(tx, account["id"], since_ms, until_ms)
+        opening = opening_owed = 0
+        while entries and since_ms is not None and entries[-1].at < since_ms:
+            older = entries.pop()
+            opening, opening_owed = older.balance_after, older.owed_after
+        entries.reverse()
         closing, closing_owed = opening, opening_owed
         totals: dict[str, int] = {}
         for entry in entries:

@@ -8,10 +8,12 @@ from typing import Any
 from peewee import JOIN, SQL, Tuple, fn
 
 from sellapi.domain.keys import MintedKey
+from sellapi.storage.chains import page_of_account
 from sellapi.storage.database import Tx
 from sellapi.storage.tables import Account, Entry, Key, KeySecret, Model, Pack, narrowed
 
 __all__ = [
+    "LATE_MS",
     "SORTS",
     "account",
     "account_page",
@@ -210,21 +212,27 @@ def entries_of_requests(tx: Tx, request_ids: Sequence[str]) -> dict[str, list[di
 
 def standing_after(tx: Tx, entry_row: dict[str, Any]) -> tuple[int, int]:
     """``(balance, owed)`` right after an act: past the payment of what was owed, if it made one."""
-    later = (Entry.account == entry_row["account_id"]) & (Entry.id > entry_row["id"])
-    paid = tx.one(Entry.select().where(later).order_by(Entry.id).limit(1))
+    # It was written right behind it, in the same transaction.
+    paid = tx.one(Entry.select().where(Entry.id == entry_row["id"] + 1))
     if (
         paid
         and paid["kind"] == "owed_payment"
+        and paid["previous"] == entry_row["id"]
         and paid["reason"].endswith(f"from entry {entry_row['id']}")
     ):
         return paid["balance_after"], paid["owed_after"]
     return entry_row["balance_after"], entry_row["owed_after"]
 
 
+LATE_MS = 3_600_000
+"""How much later than an entry's time it may be written: a settlement waits for a disk, a clock is
+set back. By so much at most the order of ids differs from that of times."""
+
+
 def _first_since(tx: Tx, since_ms: int | None) -> int:
     """An id below which all entries are older: found by halves, since ids follow time.
 
-    Not strictly: a settlement may be written late and a clock be set back, by less than an hour.
+    Not strictly, see `LATE_MS`.
     """
     if since_ms is None:
         return 0
@@ -232,7 +240,7 @@ def _first_since(tx: Tx, since_ms: int | None) -> int:
     while low < high:
         middle = (low + high) // 2
         at = tx.value("SELECT created_ms FROM entries WHERE id >= ? ORDER BY id LIMIT 1", (middle,))
-        if at is not None and at < since_ms - 3_600_000:
+        if at is not None and at < since_ms - LATE_MS:
             low = middle + 1
         else:
             high = middle
@@ -245,22 +253,27 @@ def entry_page(
     account_id: int | None = None,
     kind: str | None = None,
     since_ms: int | None = None,
-    until_ms: int | None = None,
     before: int | None = None,
     after: int | None = None,
     limit: int,
 ) -> list[dict[str, Any]]:
     """Entries newest first; oldest first when ``after`` is given."""
+    first = max(_first_since(tx, since_ms), (after or 0) + 1)
     act = None if kind == "charge" else kind
     query = narrowed(
         _entries(),
-        (account_id, Entry.account == account_id),
         (kind, Entry.kind == kind),
         (act, Entry.kind != SQL("'charge'")),  # a literal, for their partial index
         (since_ms, Entry.created_ms >= since_ms),
-        (since_ms, Entry.id >= _first_since(tx, since_ms)),
-        (until_ms, Entry.created_ms < until_ms),
-        (before, Entry.id < before),
-        (after, Entry.id > after),
     )
-    return tx.rows(query.order_by(Entry.id if after is not None else Entry.id.desc()).limit(limit))
+    tail = after is not None
+    if account_id is not None and act is None:
+        span: dict[str, Any] = {"before": before, "after": first - 1, "oldest_first": tail}
+        return page_of_account(tx, query, Entry, account_id, **span, limit=limit)
+    query = narrowed(
+        query,
+        (account_id, Entry.account == account_id),
+        (before, Entry.id < before),
+        (first if first > 1 else None, Entry.id >= first),
+    )
+    return tx.rows(query.order_by(Entry.id if tail else Entry.id.desc()).limit(limit))

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peewee import JOIN
+
 from sellapi.storage import ledger, reports
+from sellapi.storage.chains import page_of_account
 from sellapi.storage.database import Database, Tx
+from sellapi.storage.tables import Entry, Price, Request
 
 __all__ = ["Instance", "MinuteStats", "flush_stats", "list_requests", "read_receipt", "sweep_dead"]
 
@@ -156,30 +160,35 @@ def flush_stats(
 
 # -- request history ---------------------------------------------------------------------------
 
-_REQUEST = (
-    "SELECT r.*, e.id AS entry_id, e.amount AS entry_amount, e.owed_change AS entry_owed, "
-    "e.balance_after AS entry_balance_after, back.amount AS refunded, p.prices AS prices "
-    "FROM requests r "
-    "LEFT JOIN entries e ON e.request_id = r.request_id AND e.kind = 'charge' "
-    "LEFT JOIN entries back ON back.request_id = r.request_id AND back.kind = 'charge_refund' "
-    "JOIN prices p ON p.id = r.price_id "
-)
+
+def _receipts() -> Any:
+    """Requests with their entries and prices."""
+    entry, back = Entry.alias(), Entry.alias()
+    charged = (entry.request_id == Request.request_id) & (entry.kind == "charge")
+    returned = (back.request_id == Request.request_id) & (back.kind == "charge_refund")
+    query = Request.select(
+        Request,
+        entry.id.alias("entry_id"),
+        entry.amount.alias("entry_amount"),
+        entry.owed_change.alias("entry_owed"),
+        entry.balance_after.alias("entry_balance_after"),
+        back.amount.alias("refunded"),
+        Price.prices,
+    )
+    query = query.join(entry, JOIN.LEFT_OUTER, on=charged).switch(Request)
+    return query.join(back, JOIN.LEFT_OUTER, on=returned).switch(Request).join(Price)
 
 
 def list_requests(
     tx: Tx, account_id: int, *, before: int | None, limit: int
 ) -> list[dict[str, Any]]:
     """An account's requests, newest first; ``before`` is the row id the page ends above."""
-    where, params = "r.account_id = ?", [account_id]
-    if before is not None:
-        where += " AND r.id < ?"
-        params.append(before)
-    return tx.rows(f"{_REQUEST} WHERE {where} ORDER BY r.id DESC LIMIT ?", [*params, limit])
+    return page_of_account(tx, _receipts(), Request, account_id, before=before, limit=limit)
 
 
 def read_receipt(tx: Tx, request_id: str, account_id: int | None = None) -> dict[str, Any] | None:
     """One request with its prices and ledger entry; only the account's own when one is named."""
-    row = tx.one(f"{_REQUEST} WHERE r.request_id = ?", (request_id,))
+    row = tx.one(_receipts().where(Request.request_id == request_id))
     if row is None or (account_id is not None and row["account_id"] != account_id):
         return None
     return row

@@ -10,6 +10,9 @@ What every request needs is written for many at once (`hold_all`, `settle_all`, 
 statement reads where all of them stand, they are decided in order on those figures, and one
 conditional statement a table writes the outcome. If it finds other figures than were read it raises
 `Moved`, and nothing of it may be committed.
+
+An account's requests and entries are a chain: its row names the newest, each names the one before
+(m0002_chains). So ids are given here, where the order is known.
 """
 
 from __future__ import annotations
@@ -245,6 +248,8 @@ class _Account(msgspec.Struct, array_like=True):
     balance: int
     held: int
     owed: int
+    last: int | None
+    """Its newest request."""
     more: int = 0
     """What the batch holds."""
 
@@ -261,10 +266,13 @@ class _Key(msgspec.Struct, array_like=True):
     more: int = 0
 
 
+# `sqlite_sequence`, not the highest id: an id never comes back, though its row may be pruned.
 _STANDING = """
-SELECT (SELECT version FROM catalog_state), json_group_array(json_array(
-    k.id, k.version, k.spend_limit - k.spent - k.held, k.held,
-    json_array(a.id, a.version, a.balance, a.held, a.owed)))
+SELECT (SELECT version FROM catalog_state),
+    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'requests'), 0),
+    json_group_array(json_array(
+        k.id, k.version, k.spend_limit - k.spent - k.held, k.held,
+        json_array(a.id, a.version, a.balance, a.held, a.owed, a.last_request)))
 FROM json_each(?) AS asked JOIN keys AS k ON k.id = asked.value
 JOIN accounts AS a ON a.id = k.account_id
 """
@@ -277,17 +285,17 @@ _HOLD_KEYS = _Many(
     "AND (spend_limit IS NULL OR spent + held + v.column3 <= spend_limit)",
 )
 _HOLD_ACCOUNTS = _Many(
-    3,
-    "UPDATE accounts SET held = held + v.column3 FROM",
+    4,
+    "UPDATE accounts SET held = held + v.column3, last_request = v.column4 FROM",
     "WHERE id = v.column1 AND version = v.column2 AND owed = 0 AND balance - held >= v.column3",
 )
 _HOLD_REQUESTS = _Many(
-    14,
+    16,
     "INSERT INTO requests (request_id, account_id, key_id, instance_id, model, mode, price_id, "
-    "state, hold, streamed, bounded, retry_of, image_size, image_quality, created_ms) "
-    "SELECT column1, column2, column3, column4, column5, column6, column7, 'held', column8, "
-    "column9, column10, nullif(column11, 0), nullif(column12, ''), nullif(column13, ''), column14 "
-    "FROM",
+    "state, hold, streamed, bounded, retry_of, image_size, image_quality, created_ms, id, "
+    "previous) SELECT column1, column2, column3, column4, column5, column6, column7, 'held', "
+    "column8, column9, column10, nullif(column11, 0), nullif(column12, ''), "
+    "nullif(column13, ''), column14, column15, nullif(column16, 0) FROM",
     "WHERE column1 <> 0",
 )
 _STALE = Stale()
@@ -305,7 +313,7 @@ def hold_all(tx: Tx, requests: Sequence[HoldRequest]) -> list[Held | Stale | Sho
     limit or tier raises the version), the times that end by themselves, the catalog's version, what
     the account owes and has, and the key's own limit (spent + held).
     """
-    catalog_version, keys = _standing(tx, requests)
+    catalog_version, newest, keys = _standing(tx, requests)
     now = time.time()
     results: list[Held | Stale | Short] = []
     rows: list[tuple[Any, ...]] = []
@@ -317,22 +325,28 @@ def hold_all(tx: Tx, requests: Sequence[HoldRequest]) -> list[Held | Stale | Sho
         result, amount, bounded = _decide(h, key)
         results.append(result)
         if isinstance(result, Held):
-            rows.append(_hold_row(h, amount, bounded=bounded))
+            newest += 1
+            link = (newest, key.account.last or 0)
+            key.account.last = newest
+            rows.append(_hold_row(h, amount, bounded=bounded) + link)
     if rows:
         _hold_sums(tx, {row[2]: keys[row[2]] for row in rows}.values())
         _HOLD_REQUESTS.run_exactly(tx, rows)
     return results
 
 
-def _standing(tx: Tx, requests: Sequence[HoldRequest]) -> tuple[int, dict[int, _Key]]:
-    """The catalog's version, and the keys asked for by id; those of one account share it."""
+def _standing(tx: Tx, requests: Sequence[HoldRequest]) -> tuple[int, int, dict[int, _Key]]:
+    """``(the catalog's version, the newest request, the keys asked for by id)``.
+
+    Keys of one account share it.
+    """
     ids = msgspec.json.encode({h.key_id for h in requests}).decode()
-    catalog_version, text = tx.execute(_STANDING, (ids,)).fetchone()
+    catalog_version, newest, text = tx.execute(_STANDING, (ids,)).fetchone()
     keys = {key.id: key for key in _READ_KEYS.decode(text)}
     accounts: dict[int, _Account] = {}
     for key in keys.values():
         key.account = accounts.setdefault(key.account.id, key.account)
-    return catalog_version, keys
+    return catalog_version, newest, keys
 
 
 def _outdated(h: HoldRequest, key: _Key, now: float) -> bool:
@@ -381,7 +395,7 @@ def _short(key: _Key) -> Short:
 
 
 def _hold_row(h: HoldRequest, amount: int, *, bounded: bool) -> tuple[Any, ...]:
-    """As `_HOLD_REQUESTS` binds it."""
+    """As `_HOLD_REQUESTS` binds it, without ``(id, previous)``."""
     return (
         h.request_id,
         h.account_id,
@@ -405,7 +419,7 @@ def _hold_sums(tx: Tx, keys: Iterable[_Key]) -> None:
     by_id = sorted(keys, key=_BY_ID)
     _HOLD_KEYS.run_exactly(tx, [(key.id, key.version, key.more) for key in by_id])
     accounts = sorted({key.account.id: key.account for key in by_id}.values(), key=_BY_ID)
-    _HOLD_ACCOUNTS.run_exactly(tx, [(a.id, a.version, a.more) for a in accounts])
+    _HOLD_ACCOUNTS.run_exactly(tx, [(a.id, a.version, a.more, a.last) for a in accounts])
 
 
 # -- requests: settle, void, deliver -----------------------------------------------------------
@@ -418,6 +432,8 @@ class _Owner(msgspec.Struct, array_like=True):
     balance: int
     held: int
     owed: int
+    last: int | None
+    """Its newest entry."""
     released: int = 0
     paid: int = 0
     debt: int = 0
@@ -448,9 +464,10 @@ class _Taken(msgspec.Struct):
 
 
 _STATES = """
-SELECT json_group_array(json_array(
-    r.request_id, r.state, r.key_id, r.hold, r.charge, r.model, r.created_ms,
-    json_array(a.id, a.balance, a.held, a.owed)))
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entries'), 0),
+    json_group_array(json_array(
+        r.request_id, r.state, r.key_id, r.hold, r.charge, r.model, r.created_ms,
+        json_array(a.id, a.balance, a.held, a.owed, a.last_entry)))
 FROM json_each(?) AS asked JOIN requests AS r ON r.request_id = asked.value
 JOIN accounts AS a ON a.id = r.account_id
 """
@@ -468,9 +485,9 @@ _TAKE = _Many(
     "WHERE request_id = v.column1 AND state IN ('held', 'swept')",
 )
 _SETTLE_ACCOUNTS = _Many(
-    7,
+    8,
     "UPDATE accounts SET held = held - v.column5, balance = balance - v.column6, "
-    "owed = owed + v.column7 FROM",
+    "owed = owed + v.column7, last_entry = nullif(v.column8, 0) FROM",
     # As it was read: the entries say the balance after each.
     "WHERE id = v.column1 AND balance = v.column2 AND held = v.column3 AND owed = v.column4",
 )
@@ -480,16 +497,16 @@ _SETTLE_KEYS = _Many(
     "WHERE id = v.column1",
 )
 _CHARGES = _Many(
-    8,
+    10,
     "INSERT INTO entries (account_id, kind, amount, owed_change, balance_after, owed_after, "
-    "key_id, request_id, created_ms) SELECT column1, 'charge', column2, column3, column4, column5, "
-    "column6, column7, column8 FROM",
+    "key_id, request_id, created_ms, id, previous) SELECT column1, 'charge', column2, column3, "
+    "column4, column5, column6, column7, column8, column9, nullif(column10, 0) FROM",
     "WHERE column1 <> 0",
 )
 _ENTRY = """
 INSERT INTO entries (account_id, kind, amount, owed_change, balance_after, owed_after, key_id,
-    request_id, pack_id, of_entry, cash_micro_usd, reference, reason, actor, created_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    request_id, pack_id, of_entry, cash_micro_usd, reference, reason, actor, created_ms, previous)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT last_entry FROM accounts WHERE id = ?))
 """
 _ADD_SUMS = """
     requests = requests + excluded.requests, voided = voided + excluded.voided,
@@ -529,7 +546,7 @@ def settle_all(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
     available, the rest becomes ``owed``. A request whose hold was swept meanwhile is charged all the
     same. A request that is already settled changes nothing (``repeated``).
     """
-    requests = _states(tx, settlements)
+    newest, requests = _states(tx, settlements)
     results: list[Settled] = []
     taken: list[_Taken] = []
     for s in settlements:
@@ -540,7 +557,7 @@ def settle_all(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
             taken.append(_take(s, r))
         results.append(Settled(r.charge, owner.balance, owner.held, owner.owed, repeated))
     if taken:
-        _write_charges(tx, taken)
+        _write_charges(tx, taken, newest)
     return results
 
 
@@ -570,17 +587,20 @@ def _settled_row(s: Settlement) -> tuple[Any, ...]:
     )
 
 
-def _states(tx: Tx, settlements: Sequence[Settlement]) -> dict[str, _Request]:
-    """The requests by id; those of one account share it. Raises `LookupError` for one not held."""
+def _states(tx: Tx, settlements: Sequence[Settlement]) -> tuple[int, dict[str, _Request]]:
+    """``(the newest entry, the requests by id)``; those of one account share it.
+
+    Raises `LookupError` for one not held.
+    """
     ids = {s.request_id for s in settlements}
-    text = tx.execute(_STATES, (msgspec.json.encode(ids).decode(),)).fetchone()[0]
+    newest, text = tx.execute(_STATES, (msgspec.json.encode(ids).decode(),)).fetchone()
     requests = {r.request_id: r for r in _READ_REQUESTS.decode(text)}
     owners: dict[int, _Owner] = {}
     for r in requests.values():
         r.owner = owners.setdefault(r.owner.id, r.owner)
     if len(requests) < len(ids):
         raise LookupError(f"no request {min(ids - requests.keys())} was held")
-    return requests
+    return newest, requests
 
 
 def _take(s: Settlement, r: _Request) -> _Taken:
@@ -600,9 +620,8 @@ def _take(s: Settlement, r: _Request) -> _Taken:
     return _Taken(s, r, release, paid, owner.balance, owner.owed)
 
 
-def _write_charges(tx: Tx, taken: list[_Taken]) -> None:
+def _write_charges(tx: Tx, taken: list[_Taken], newest: int) -> None:
     _TAKE.run_exactly(tx, [_settled_row(t.settlement) for t in taken])
-    _settle_owners(tx, {t.request.owner.id: t.request.owner for t in taken}.values())
     keys: dict[int, tuple[int, int]] = {}
     entries: list[tuple[Any, ...]] = []
     days: dict[_Day, _Sums] = {}
@@ -612,9 +631,13 @@ def _write_charges(tx: Tx, taken: list[_Taken]) -> None:
         keys[r.key_id] = (released + t.release, spent + s.charge)
         if s.charge:
             amounts = (account_id, -t.paid, s.charge - t.paid, t.balance, t.owed)
-            entries.append((*amounts, r.key_id, s.request_id, s.finished_ms))
+            newest += 1
+            link = (newest, r.owner.last or 0)
+            r.owner.last = newest
+            entries.append((*amounts, r.key_id, s.request_id, s.finished_ms, *link))
         sums = (1, 0, s.input_tokens, s.output_tokens, s.images, s.charge, s.cost, s.loss)
         _add(days, (r.created_ms // DAY_MS, r.model, account_id, r.key_id), sums)
+    _settle_owners(tx, {t.request.owner.id: t.request.owner for t in taken}.values())
     _SETTLE_KEYS.run_exactly(tx, [(key, *sums) for key, sums in sorted(keys.items())])
     _CHARGES.run_exactly(tx, entries)
     _add_to_days(tx, days)
@@ -624,7 +647,7 @@ def _settle_owners(tx: Tx, owners: Iterable[_Owner]) -> None:
     rows = []
     for a in sorted(owners, key=_BY_ID):
         before = (a.balance + a.paid, a.held + a.released, a.owed - a.debt)
-        rows.append((a.id, *before, a.released, a.paid, a.debt))
+        rows.append((a.id, *before, a.released, a.paid, a.debt, a.last or 0))
     _SETTLE_ACCOUNTS.run_exactly(tx, rows)
 
 
@@ -664,8 +687,10 @@ def _write_entry(
 ) -> int:
     """Append ``(account, kind, amount, owed change, balance after, owed after)``; returns its id."""
     details = (key_id, request_id, pack_id, of_entry, cash_micro_usd, reference, reason, actor)
-    entry_id = tx.execute(_ENTRY, (*figures, *details, now_ms)).lastrowid
+    account_id = figures[0]
+    entry_id = tx.execute(_ENTRY, (*figures, *details, now_ms, account_id)).lastrowid
     assert entry_id is not None
+    tx.execute("UPDATE accounts SET last_entry = ? WHERE id = ?", (entry_id, account_id))
     return entry_id
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from peewee import SQL, fn
 
+from sellapi.storage.chains import page_of_account
 from sellapi.storage.database import Tx
 from sellapi.storage.tables import Account, Entry, Minute, Rejection, Request, narrowed
 
@@ -133,8 +134,8 @@ def account_days(tx: Tx, account_id: int, since_day: int) -> list[dict[str, Any]
 
 
 def last_request_ms(tx: Tx, account_id: int) -> int | None:
-    mine = Request.select(Request.created_ms).where(Request.account == account_id)
-    value = tx.value(mine.order_by(Request.id.desc()).limit(1))
+    newest = Account.select(Account.last_request).where(Account.id == account_id)
+    value = tx.value(Request.select(Request.created_ms).where(Request.id == newest))
     return None if value is None else int(value)
 
 
@@ -224,6 +225,7 @@ def _requests() -> Any:
     return Request.select(Request, Account.email, fn.EXISTS(refund).alias("refunded")).join(Account)
 
 
+_UNCHARGED = [SQL("'voided'"), SQL("'swept'")]
 _HELD = "SELECT id FROM requests INDEXED BY requests_open WHERE delivery = 0 AND state = 'held'"
 
 
@@ -239,15 +241,23 @@ def requests_page(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Requests newest first; oldest first when ``after`` is given."""
+    few = undelivered or state in ("held", "voided", "swept")
     query = narrowed(
         _requests(),
         # Literals, for the partial indexes: few rows are held, undelivered or uncharged.
         (undelivered or None, Request.delivery == SQL("2")),
         (state == "held" or None, Request.id.in_(SQL(f"({_HELD})"))),
-        (state in ("voided", "swept") or None, SQL("\"t1\".state IN ('voided', 'swept')")),
-        (account_id, Request.account == account_id),
+        (state in ("voided", "swept") or None, Request.state.in_(_UNCHARGED)),
         (model, Request.model == model),
         (state, Request.state == state),
+    )
+    if account_id is not None and not few:
+        tail = after is not None
+        span: dict[str, Any] = {"before": before, "after": after or 0, "oldest_first": tail}
+        return page_of_account(tx, query, Request, account_id, **span, limit=limit)
+    query = narrowed(
+        query,
+        (account_id, Request.account == account_id),
         (before, Request.id < before),
         (after, Request.id > after),
     )

@@ -22,27 +22,35 @@ def prune(
     """Remove requests resolved before a time, oldest first; returns how many.
 
     The horizon is written first: whoever verifies meanwhile knows that rows below it may be gone.
-    Rows that still hold credits stay, however old.
+    Rows that still hold credits stay, however old, and with them whatever is newer of their account:
+    its requests are a chain, which must not be torn.
     """
     with database.transaction() as tx:
         tx.execute("UPDATE retention SET pruned_before_ms = max(pruned_before_ms, ?)", (before_ms,))
         last_id = int(tx.value("SELECT max(id) FROM requests") or 0)
     cursor = removed = 0
     size = CHUNK_MIN
+    staying: set[int] = set()
+    """Accounts of which a row stays."""
     while cursor < last_id:
         begun = time.monotonic()
         with database.transaction() as tx:
             rows = tx.execute(
-                "SELECT id, created_ms FROM requests WHERE id > ? ORDER BY id LIMIT ?",
-                (cursor, size),
+                "SELECT id, created_ms, account_id, state <> 'held' AND delivery <> 0 "
+                "AND coalesce(finished_ms, created_ms) < ? FROM requests "
+                "WHERE id > ? ORDER BY id LIMIT ?",
+                (before_ms, cursor, size),
             ).fetchall()
             if not rows or min(row[1] for row in rows) >= before_ms:
                 break
-            removed += tx.execute(
-                "DELETE FROM requests WHERE id > ? AND id <= ? AND state <> 'held' "
-                "AND delivery <> 0 AND coalesce(finished_ms, created_ms) < ?",
-                (cursor, rows[-1][0], before_ms),
-            ).rowcount
+            going = []
+            for id_, _, account_id, old in rows:
+                if not old:
+                    staying.add(account_id)
+                elif account_id not in staying:
+                    going.append((id_,))
+            tx.connection.executemany("DELETE FROM requests WHERE id = ?", going)
+            removed += len(going)
             cursor = rows[-1][0]
         took = time.monotonic() - begun
         size = max(CHUNK_MIN, min(CHUNK_MAX, size * 2, int(size * CHUNK_S / took)))

@@ -133,6 +133,8 @@ class Account(Table):
     stop_running = IntegerField()
     version = IntegerField()
     created_at = IntegerField()
+    last_request = IntegerField(null=True)
+    last_entry = IntegerField(null=True)
 
     class Meta:
         table_name = "accounts"
@@ -186,6 +188,7 @@ class Entry(Table):
     reason = TextField()
     actor = TextField()
     created_ms = IntegerField()
+    previous = IntegerField(null=True)
 
     class Meta:
         table_name = "entries"
@@ -226,6 +229,7 @@ class Request(Table):
     created_ms = IntegerField()
     first_byte_ms = IntegerField(null=True)
     finished_ms = IntegerField(null=True)
+    previous = IntegerField(null=True)
 
     class Meta:
         table_name = "requests"

@@ -78,6 +78,10 @@ class _State:
     requests: int = 0
     unresolved: set[int] = field(default_factory=set)
     """row ids of requests that were held or swept when they were read"""
+    newest_entry: dict[int, int] = field(default_factory=dict)
+    """account id -> its last entry so far"""
+    newest_request: dict[int, int] = field(default_factory=dict)
+    """account id -> its last request so far"""
     days: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * 8))
     prices: dict[int, Prices] = field(default_factory=dict)
 
@@ -152,7 +156,7 @@ _DIGESTED = (
 )
 _DIGESTED_COLUMNS = 16
 _ENTRIES = f"""
-SELECT {_DIGESTED}, r.id, r.state, r.charge, r.account_id, r.key_id
+SELECT {_DIGESTED}, e.previous, r.id, r.state, r.charge, r.account_id, r.key_id
 FROM entries e LEFT JOIN requests r ON r.request_id = e.request_id
 WHERE e.id > ? ORDER BY e.id LIMIT ?
 """
@@ -202,9 +206,13 @@ def _check_entry(state: _State, row: tuple[Any, ...], horizon: int) -> None:
             f"and {format_credits(owed)}"
         )
     state.accounts[account] = (balance, owed)
+    previous, before = row[_DIGESTED_COLUMNS], state.newest_entry.get(account)
+    if previous != before:
+        raise _Difference(f"{_named(row)}: names {previous} as the entry before it, not {before}")
+    state.newest_entry[account] = row[0]
     if kind == "charge":
         charged = owed_change - amount
-        request, request_state, charge, request_account, request_key = row[_DIGESTED_COLUMNS:]
+        request, request_state, charge, request_account, request_key = row[_DIGESTED_COLUMNS + 1 :]
         if request_id is None:
             raise _Difference(f"{_named(row)}: names no request")
         if request is None:
@@ -260,7 +268,7 @@ def _check_link(tx: Tx, entry_id: int) -> None:
 _REQUESTS = """
 SELECT r.id, r.request_id, r.state, r.charge, r.delivery, r.created_ms, r.price_id, r.usage,
     r.image_size, r.image_quality, r.input_tokens, r.output_tokens, r.images, r.cost, r.loss,
-    e.id, e.owed_change - e.amount
+    e.id, e.owed_change - e.amount, r.account_id, r.previous
 FROM requests r LEFT JOIN entries e ON e.request_id = r.request_id AND e.kind = 'charge'
 """
 _PRICE = 6
@@ -274,6 +282,8 @@ def _read_requests(database: Database, state: _State, snapshot: Tx | None = None
             f"{_REQUESTS} WHERE r.id > ? ORDER BY r.id LIMIT ?", (state.last_request, CHUNK)
         ).fetchall()
         _load_prices(tx, state, rows)
+        for row in rows:
+            _check_place(tx, state, row)
     for row in rows:
         state.last_request = row[0]
         if row[2] in ("held", "swept"):
@@ -281,6 +291,27 @@ def _read_requests(database: Database, state: _State, snapshot: Tx | None = None
         _check_request(state, row)
     state.requests += len(rows)
     return len(rows)
+
+
+def _check_place(tx: Tx, state: _State, row: tuple[Any, ...]) -> None:
+    """That a request names the one before it of its account, unless that one was pruned."""
+    account, previous = row[-2:]
+    before = state.newest_request.get(account)
+    state.newest_request[account] = row[0]
+    if previous != before and not _pruned_since(tx, before, previous):
+        raise _Difference(
+            f"request {row[1]}: names {previous} as the request before it, not {before}"
+        )
+
+
+def _pruned_since(tx: Tx, seen: int | None, named: int | None) -> bool:
+    """Whether a request that is named where another was seen last may have been pruned since."""
+    return (
+        named is not None
+        and named > (seen or 0)
+        and not tx.value("SELECT 1 FROM requests WHERE id = ?", (named,))
+        and _horizon(tx) > 0
+    )
 
 
 def _load_prices(tx: Tx, state: _State, rows: list[tuple[Any, ...]]) -> None:
@@ -298,7 +329,7 @@ def _check_request(state: _State, row: tuple[Any, ...]) -> None:
     _, request_id, is_, charged, delivery, created_ms, price_id, usage_text, size, quality = row[
         :10
     ]
-    inputs, outputs, images, cost, loss, entry, entered = row[10:]
+    inputs, outputs, images, cost, loss, entry, entered = row[10:17]
     name = f"request {request_id}"
     if is_ != "settled":
         if charged or entry is not None:
@@ -343,7 +374,7 @@ def _check_request(state: _State, row: tuple[Any, ...]) -> None:
 
 def _catch_up(database: Database, state: _State) -> None:
     """Read what was written meanwhile, until less than a chunk is left for a snapshot."""
-    while _read_entries(database, state) >= CHUNK:
+    while _read_entries(database, state) >= CHUNK or _read_requests(database, state) >= CHUNK:
         pass
 
 
@@ -353,7 +384,8 @@ def _check_accounts(database: Database, state: _State) -> tuple[int, int]:
     holds = 0
     for rows, held, count in _chunks(database, state, _ACCOUNTS, "account_id"):
         for row in rows:
-            _check_account(state, row, held.get(row[0], 0))
+            _check_account(state, row[:4], held.get(row[0], 0))
+            _check_newest(database, state, row)
         seen.update(row[0] for row in rows)
         holds += count
     for account in state.accounts.keys() - seen:
@@ -368,7 +400,10 @@ def _check_accounts(database: Database, state: _State) -> tuple[int, int]:
     return len(seen), holds
 
 
-_ACCOUNTS = "SELECT id, balance, held, owed FROM accounts WHERE id > ? ORDER BY id LIMIT ?"
+_ACCOUNTS = (
+    "SELECT id, balance, held, owed, last_entry, last_request FROM accounts "
+    "WHERE id > ? ORDER BY id LIMIT ?"
+)
 _KEYS = "SELECT id, account_id, spent, held FROM keys WHERE id > ? ORDER BY id LIMIT ?"
 
 
@@ -384,6 +419,7 @@ def _chunks(
         _catch_up(database, state)
         with _snapshot(database) as tx:
             _read_entries(database, state, tx)
+            _read_requests(database, state, tx)
             rows = tx.execute(sql, (last, CHUNK)).fetchall()
             if not rows:
                 return
@@ -422,6 +458,19 @@ def _check_account(state: _State, row: tuple[int, ...], open_holds: int) -> None
             )
 
 
+def _check_newest(database: Database, state: _State, row: tuple[int, ...]) -> None:
+    id_, entry, request = row[0], *row[4:]
+    newest = state.newest_entry.get(id_)
+    if entry != newest:
+        raise _Difference(f"account {id_}: names {entry} as its newest entry, not {newest}")
+    newest = state.newest_request.get(id_)
+    if request == newest:
+        return
+    with database.read() as tx:
+        if not _pruned_since(tx, newest, request):
+            raise _Difference(f"account {id_}: names {request} as its newest request, not {newest}")
+
+
 def _check_key(state: _State, row: tuple[int, ...], open_holds: int) -> None:
     id_, account, says_spent, says_held = row
     if state.owners.get(id_, account) != account:
@@ -439,8 +488,7 @@ def _check_key(state: _State, row: tuple[int, ...], open_holds: int) -> None:
 
 def _check_days(database: Database, state: _State) -> None:
     """Compare the daily sums with the requests, where requests still exist."""
-    while _read_requests(database, state) >= CHUNK:
-        pass
+    _catch_up(database, state)
     with _snapshot(database) as tx:
         while _read_requests(database, state, tx):
             pass

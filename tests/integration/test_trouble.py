@@ -57,6 +57,10 @@ async def locked(front: Front):
 
 @asynccontextmanager
 async def full(front: Front):
+    with sqlite3.connect(_path(front)) as connection:
+        connection.execute("CREATE TABLE ballast (blank BLOB)")
+        while connection.execute("PRAGMA freelist_count").fetchone()[0]:
+            connection.execute("INSERT INTO ballast VALUES (zeroblob(4000))")
     flag = Path(f"{_path(front)}.full")  # see bench/chaos/server.py
     flag.touch()
     yield

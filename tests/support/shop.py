@@ -39,36 +39,36 @@ class Requests:
         self.key = keys[0].id if keys else admin.keys.create(email).id
         self.slug, self.instance = slug, instance
 
+    def request(self, amount, *, at_ms=NOW_MS):
+        """A hold to be placed, by what stands in the database now."""
+        with self.database.read() as tx:
+            model = catalog.model(tx, self.slug)
+            return ledger.HoldRequest(
+                request_id=f"req_{next(_numbers):06d}",
+                amount=amount,
+                account_id=self.account,
+                account_version=tx.value(
+                    "SELECT version FROM accounts WHERE id = ?", (self.account,)
+                ),
+                key_id=self.key,
+                key_version=tx.value("SELECT version FROM keys WHERE id = ?", (self.key,)),
+                catalog_version=tx.catalog_version,
+                instance_id=self.instance,
+                model=self.slug,
+                mode="chat",
+                price_id=catalog.price_versions(tx, model["id"])[0]["id"],
+                streamed=False,
+                bounded=False,
+                created_ms=at_ms,
+            )
+
     def hold(self, amount, *, at_ms=NOW_MS):
         """``(request id, what the ledger answered)``."""
-        request_id = f"req_{next(_numbers):06d}"
+        request = self.request(amount, at_ms=at_ms)
         with self.database.transaction() as tx:
-            model = catalog.model(tx, self.slug)
-            price = catalog.price_versions(tx, model["id"])[0]
-            result = ledger.hold(
-                tx,
-                ledger.HoldRequest(
-                    request_id=request_id,
-                    amount=amount,
-                    account_id=self.account,
-                    account_version=tx.value(
-                        "SELECT version FROM accounts WHERE id = ?", (self.account,)
-                    ),
-                    key_id=self.key,
-                    key_version=tx.value("SELECT version FROM keys WHERE id = ?", (self.key,)),
-                    catalog_version=tx.catalog_version,
-                    instance_id=self.instance,
-                    model=self.slug,
-                    mode="chat",
-                    price_id=price["id"],
-                    streamed=False,
-                    bounded=False,
-                    created_ms=at_ms,
-                ),
-            )
-        return request_id, result
+            return request.request_id, ledger.hold(tx, request)
 
-    def settle(self, request_id, usage, *, delivered=True):
+    def settle(self, request_id, usage, *, delivered=True, at_ms=NOW_MS):
         """Charge a request for a usage at the price it was held at."""
         with self.database.transaction() as tx:
             price_id = tx.value("SELECT price_id FROM requests WHERE request_id = ?", (request_id,))
@@ -89,7 +89,7 @@ class Requests:
                     bounded=False,
                     provider="openai",
                     upstream_id="gpt-5.4",
-                    finished_ms=NOW_MS + 500,
+                    finished_ms=at_ms + 500,
                 ),
             )
             ledger.mark_delivery(
@@ -99,9 +99,9 @@ class Requests:
             )
         return result
 
-    def charge(self, *, tokens=1000, output=100, hold=10_000_000_000, **options):
+    def charge(self, *, tokens=1000, output=100, hold=10_000_000_000, at_ms=NOW_MS):
         """A whole request; returns its id."""
-        request_id, held = self.hold(hold, **options)
+        request_id, held = self.hold(hold, at_ms=at_ms)
         assert isinstance(held, ledger.Held), held
-        self.settle(request_id, Usage(input=tokens, output=output))
+        self.settle(request_id, Usage(input=tokens, output=output), at_ms=at_ms)
         return request_id

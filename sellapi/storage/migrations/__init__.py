@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sellapi.storage.migrations import m0001_first
+from sellapi.storage.migrations import m0001_first, m0002_chains
 
 __all__ = ["MIGRATIONS", "SCHEMA_VERSION"]
 
-MIGRATIONS: tuple[tuple[str, Callable[[Any], None]], ...] = (("first", m0001_first.apply),)
+MIGRATIONS: tuple[tuple[str, Callable[[Any], None]], ...] = (
+    ("first", m0001_first.apply),
+    ("chains", m0002_chains.apply),
+)
 """``(name, apply(connection))``; a database at version N has the first N of them."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
