@@ -274,7 +274,7 @@ class _Chain:
 
 
 class _Shop:
-    """What generating needs at hand: models with their charges, balances, spendings."""
+    """What generating needs at hand: models with their charges, balances."""
 
     def __init__(self, connection: sqlite3.Connection, plan: GrowthPlan) -> None:
         self.variants = _variants(connection)
@@ -282,7 +282,6 @@ class _Shop:
             "SELECT id, credits, price_micro_usd FROM packs ORDER BY credits DESC LIMIT 1"
         ).fetchone()
         self.balances = [0] * plan.users
-        self.spent = [0] * (plan.users * KEYS_PER_USER)
         self.bought: set[int] = set()
         self.requests = _Chain(connection, "requests", plan)
         self.entries = _Chain(connection, "entries", plan)
@@ -294,11 +293,6 @@ class _Shop:
             self.balances[account - plan.first_account] = total
             if sales:
                 self.bought.add(account - plan.first_account)
-        for key, total in connection.execute(
-            f"SELECT key_id, -sum(amount) FROM entries {grown} key_id", (plan.first_account,)
-        ):
-            if key is not None:
-                self.spent[key - plan.first_key] = total
 
 
 def _variants(connection: sqlite3.Connection) -> list[_Variant]:
@@ -376,7 +370,6 @@ def _day(connection: sqlite3.Connection, plan: GrowthPlan, shop: _Shop, day: int
         if shop.balances[user] < v.charge:
             entries.append(_top_up(shop, user, who[0], at) + shop.entries.link(who[0]))
         shop.balances[user] -= v.charge
-        shop.spent[key] += v.charge
         requests.append(_settled(request_id, who, v, at, number) + link)
         balance = shop.balances[user]
         charged = (who[0], "charge", -v.charge, balance, who[1], request_id)
@@ -415,7 +408,7 @@ def _top_up(shop: _Shop, user: int, account: int, at: int) -> tuple[Any, ...]:
 
 
 def _sums(connection: sqlite3.Connection, plan: GrowthPlan, shop: _Shop, say: Progress) -> None:
-    """Balances, tiers, spendings, newest rows as they came out; the same again changes nothing."""
+    """Balances, tiers and newest rows as they came out; the same again changes nothing."""
     tiers = ("free", "pro")
     newest = (shop.requests.last.get, shop.entries.last.get)
     accounts = (
@@ -423,20 +416,14 @@ def _sums(connection: sqlite3.Connection, plan: GrowthPlan, shop: _Shop, say: Pr
         for n, balance in enumerate(shop.balances)
         for id_ in (plan.first_account + n,)
     )
-    spent = ((total, plan.first_key + k) for k, total in enumerate(shop.spent))
-    total, done = len(shop.balances) + len(shop.spent), 0
-    for sql, rows in (
-        (
-            (
-                "UPDATE accounts SET balance = ?, tier = ?, last_request = ?, last_entry = ? WHERE id = ?"
-            ),
-            accounts,
-        ),
-        ("UPDATE keys SET spent = ? WHERE id = ?", spent),
-    ):
-        for chunk in _chunks(rows):
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(sql, chunk)
-            connection.execute("COMMIT")
-            done += len(chunk)
-            say("sums", done, total)
+    done = 0
+    for chunk in _chunks(accounts):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            "UPDATE accounts SET balance = ?, tier = ?, last_request = ?, last_entry = ? "
+            "WHERE id = ?",
+            chunk,
+        )
+        connection.execute("COMMIT")
+        done += len(chunk)
+        say("sums", done, plan.users)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -141,15 +142,38 @@ def _keys() -> Any:
 
 
 def key(tx: Tx, key_id: int) -> dict[str, Any] | None:
-    return tx.one(_keys().where(Key.id == key_id))
+    """A key with its owner, and what it was ``charged`` and is ``holding``.
+
+    (Its columns ``spent`` and ``held`` say the same while it has a limit, and 0 otherwise.)
+    """
+    found = _with_sums(tx, tx.rows(_keys().where(Key.id == key_id)))
+    return found[0] if found else None
+
+
+_KEYS_CHARGED = """
+SELECT key_id, sum(charged) FROM daily
+WHERE account_id IN (SELECT account_id FROM keys WHERE id IN (SELECT value FROM json_each(?1)))
+AND key_id IN (SELECT value FROM json_each(?1)) GROUP BY +key_id
+"""
+_KEYS_HOLDING = """
+SELECT key_id, sum(hold) FROM requests WHERE delivery = 0 AND state = 'held' GROUP BY key_id
+"""
+
+
+def _with_sums(tx: Tx, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    charged = dict(tx.execute(_KEYS_CHARGED, (json.dumps([k["id"] for k in keys]),)).fetchall())
+    holding = dict(tx.execute(_KEYS_HOLDING).fetchall())
+    return [
+        {**k, "charged": charged.get(k["id"], 0), "holding": holding.get(k["id"], 0)} for k in keys
+    ]
 
 
 def key_page(
     tx: Tx, *, account_id: int | None, before: int | None, limit: int
 ) -> list[dict[str, Any]]:
-    """Keys newest first."""
+    """Keys newest first, as `key` gives them."""
     query = narrowed(_keys(), (account_id, Key.account == account_id), (before, Key.id < before))
-    return tx.rows(query.order_by(Key.id.desc()).limit(limit))
+    return _with_sums(tx, tx.rows(query.order_by(Key.id.desc()).limit(limit)))
 
 
 def add_key(tx: Tx, account_id: int, values: dict[str, Any], now: int) -> int:

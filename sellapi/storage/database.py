@@ -187,13 +187,19 @@ class Database:
     what nobody can find again; so each use first looks whether the path still leads to it.
     """
 
-    def __init__(self, path: str | Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+        pragmas: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = Path(path)
         self._opened = threading.local()
         self.peewee = peewee.SqliteDatabase(
             f"file:{quote(str(self.path.absolute()))}?mode=rw",  # never creates what is missing
             uri=True,
-            pragmas={"busy_timeout": busy_timeout_ms, **_PRAGMAS},
+            pragmas={"busy_timeout": busy_timeout_ms, **_PRAGMAS, **(pragmas or {})},
             timeout=busy_timeout_ms / 1000,
             autoconnect=True,
         )

@@ -260,7 +260,7 @@ class _Key(msgspec.Struct, array_like=True):
     id: int
     version: int
     left: int | None
-    """Microcredits under the key's own limit."""
+    """Microcredits under the key's own limit; None without one, then nothing is counted."""
     held: int
     account: _Account
     more: int = 0
@@ -281,8 +281,7 @@ _BY_ID = attrgetter("id")
 _HOLD_KEYS = _Many(
     3,
     "UPDATE keys SET held = held + v.column3 FROM",
-    "WHERE id = v.column1 AND version = v.column2 "
-    "AND (spend_limit IS NULL OR spent + held + v.column3 <= spend_limit)",
+    "WHERE id = v.column1 AND version = v.column2 AND spent + held + v.column3 <= spend_limit",
 )
 _HOLD_ACCOUNTS = _Many(
     4,
@@ -417,7 +416,8 @@ def _hold_row(h: HoldRequest, amount: int, *, bounded: bool) -> tuple[Any, ...]:
 def _hold_sums(tx: Tx, keys: Iterable[_Key]) -> None:
     """Write what a batch holds, by key and by account, if all stand as they were read."""
     by_id = sorted(keys, key=_BY_ID)
-    _HOLD_KEYS.run_exactly(tx, [(key.id, key.version, key.more) for key in by_id])
+    limited = [(key.id, key.version, key.more) for key in by_id if key.left is not None]
+    _HOLD_KEYS.run_exactly(tx, limited)
     accounts = sorted({key.account.id: key.account for key in by_id}.values(), key=_BY_ID)
     _HOLD_ACCOUNTS.run_exactly(tx, [(a.id, a.version, a.more, a.last) for a in accounts])
 
@@ -494,7 +494,7 @@ _SETTLE_ACCOUNTS = _Many(
 _SETTLE_KEYS = _Many(
     3,
     "UPDATE keys SET held = held - v.column2, spent = spent + v.column3 FROM",
-    "WHERE id = v.column1",
+    "WHERE id = v.column1 AND spend_limit IS NOT NULL",
 )
 _CHARGES = _Many(
     10,
@@ -638,7 +638,7 @@ def _write_charges(tx: Tx, taken: list[_Taken], newest: int) -> None:
         sums = (1, 0, s.input_tokens, s.output_tokens, s.images, s.charge, s.cost, s.loss)
         _add(days, (r.created_ms // DAY_MS, r.model, account_id, r.key_id), sums)
     _settle_owners(tx, {t.request.owner.id: t.request.owner for t in taken}.values())
-    _SETTLE_KEYS.run_exactly(tx, [(key, *sums) for key, sums in sorted(keys.items())])
+    _SETTLE_KEYS.run(tx, [(key, *sums) for key, sums in sorted(keys.items())])
     _CHARGES.run_exactly(tx, entries)
     _add_to_days(tx, days)
 
@@ -731,7 +731,10 @@ def void(
 def _release(tx: Tx, account_id: int, key_id: int, amount: int) -> None:
     if amount:
         tx.execute("UPDATE accounts SET held = held - ? WHERE id = ?", (amount, account_id))
-        tx.execute("UPDATE keys SET held = held - ? WHERE id = ?", (amount, key_id))
+        tx.execute(
+            "UPDATE keys SET held = held - ? WHERE id = ? AND spend_limit IS NOT NULL",
+            (amount, key_id),
+        )
 
 
 _MARK = _Many(

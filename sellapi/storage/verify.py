@@ -404,7 +404,10 @@ _ACCOUNTS = (
     "SELECT id, balance, held, owed, last_entry, last_request FROM accounts "
     "WHERE id > ? ORDER BY id LIMIT ?"
 )
-_KEYS = "SELECT id, account_id, spent, held FROM keys WHERE id > ? ORDER BY id LIMIT ?"
+_KEYS = (
+    "SELECT id, account_id, spend_limit IS NOT NULL, spent, held FROM keys "
+    "WHERE id > ? ORDER BY id LIMIT ?"
+)
 
 
 def _chunks(
@@ -472,17 +475,18 @@ def _check_newest(database: Database, state: _State, row: tuple[int, ...]) -> No
 
 
 def _check_key(state: _State, row: tuple[int, ...], open_holds: int) -> None:
-    id_, account, says_spent, says_held = row
+    id_, account, limited, says_spent, says_held = row
     if state.owners.get(id_, account) != account:
         raise _Difference(
             f"key {id_}: belongs to account {account}, its charges stand in account "
             f"{state.owners[id_]}"
         )
-    spent = state.spent.get(id_, 0)
-    if (says_spent, says_held) != (spent, open_holds):
+    counted = (state.spent.get(id_, 0), open_holds) if limited else (0, 0)
+    if (says_spent, says_held) != counted:
         raise _Difference(
             f"key {id_}: says {format_credits(says_spent)} spent and {format_credits(says_held)} "
-            f"held, its requests give {format_credits(spent)} and {format_credits(open_holds)}"
+            f"held, {'its requests give' if limited else 'without a limit it would be'} "
+            f"{format_credits(counted[0])} and {format_credits(counted[1])}"
         )
 
 

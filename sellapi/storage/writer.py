@@ -93,8 +93,11 @@ class Writer:
     """The process's writer; `start` it inside the event loop, `stop` it after the last request."""
 
     def __init__(self, database: Database) -> None:
-        # Its own handle: its busy timeout is short, since waiting is decided here.
-        self._database = Database(database.path, busy_timeout_ms=_BUSY_TIMEOUT_MS)
+        # Its own handle: its busy timeout is short, since waiting is decided here; and what a
+        # statement over many rows would undo stays in memory, not in a file, beyond 16 pages.
+        self._database = Database(
+            database.path, busy_timeout_ms=_BUSY_TIMEOUT_MS, pragmas={"temp_store": "memory"}
+        )
         self._waiting: deque[_Job] = deque()
         self._later: deque[_Job] = deque()
         self._bell: SimpleQueue[None] = SimpleQueue()

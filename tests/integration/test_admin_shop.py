@@ -244,6 +244,27 @@ def test_a_keys_own_limit_counts_what_it_spent_and_holds(admin):
     assert short.key_left == 2 * MICRO
 
 
+def test_a_key_that_is_given_a_limit_later_has_spent_and_holds_what_it_did_before(admin):
+    requests = Requests(admin, ANN)
+    charged = admin.requests.show(requests.charge(tokens=10, output=1, hold=MICRO)).request.charge
+    running, _ = requests.hold(3 * MICRO)
+    for limit in ("none", "5", "none", "6"):
+        key = admin.keys.set(requests.key, limit=limit)
+        assert (key.spent, key.held) == (charged, 3 * MICRO)
+        assert admin.keys.list(ANN).items == (key,)
+        assert admin.ledger.verify().ok
+    short = requests.hold(3 * MICRO)[1]
+    assert short.key_left == 3 * MICRO - charged
+    admin.keys.set(requests.key, limit="none")
+    assert isinstance(requests.hold(3 * MICRO)[1], ledger.Held)
+    admin.keys.set(requests.key, limit="7")
+    with admin.desk.database.transaction() as tx:
+        ledger.void(tx, running, now_ms=1)
+    assert admin.keys.show(requests.key).held == 3 * MICRO
+    found = admin.ledger.verify()
+    assert found.ok, found.difference
+
+
 def test_a_deleted_user_is_forgotten_but_the_ledger_is_not(admin):
     key = admin.keys.create(ANN)
     admin.credits.grant(ANN, "1", reason="gift")

@@ -31,6 +31,8 @@ from tests.support.shop import open_shop, quick
 MICRO = 1_000_000
 PER_INPUT = 250_000  # microcredits of one input token of openai/gpt-5.4
 TODAY = int(time.time()) // 86_400
+LIMITED = 3
+"""The key with a limit of its own."""
 TABLES = ("accounts", "keys", "requests", "entries", "daily", "daily_models")
 
 
@@ -473,7 +475,7 @@ async def test_figures_that_changed_between_reading_and_writing_are_read_again(s
     def meddle(available: int) -> Priced:
         calls.append(available)
         if len(calls) == 1:  # in the writer's thread, between the two
-            writer._database.raw().execute("UPDATE keys SET spend_limit = 1 WHERE id = 2")
+            writer._database.raw().execute("UPDATE accounts SET owed = 1 WHERE id = 2")
         return Priced(available // 4, 9, bounded=True)
 
     async with one_batch(writer):
@@ -553,7 +555,7 @@ async def test_no_hold_is_placed_behind_its_void(shop, writer):
     """A client that leaves voids what may still be written: a hold is not tried again after that."""
     async with meddling(shop, "held ON keys", "accounts SET version = version + 1"):
         async with one_batch(writer):
-            hold = writer.submit(shop.request("a"), ledger.hold_all)
+            hold = writer.submit(shop.request("a", LIMITED), ledger.hold_all)
             hold.cancel()
             writer.submit(lambda tx: ledger.void(tx, "a", now_ms=1), must=True)
         await asyncio.sleep(0.1)
@@ -594,7 +596,10 @@ def test_more_accounts_keys_and_days_than_one_statement_takes(shop):
                 "INSERT INTO accounts (email, balance, created_at) VALUES (?, ?, 1)",
                 (f"u{number}", 10 + number),
             )
-            tx.execute("INSERT INTO keys (account_id, created_at) SELECT max(id), 1 FROM accounts")
+            tx.execute(
+                "INSERT INTO keys (account_id, spend_limit, created_at) "
+                "SELECT max(id), 1000, 1 FROM accounts"
+            )
         keys = tx.rows(
             "SELECT k.id, k.version, a.id AS account, a.version AS account_version, a.balance "
             "FROM keys k JOIN accounts a ON a.id = k.account_id WHERE email LIKE 'u%'"

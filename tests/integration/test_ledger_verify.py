@@ -35,6 +35,7 @@ def shop(tmp_path):
     with admin.desk.database.transaction() as tx:
         ledger.void(tx, voided, now_ms=NOW_MS, loss=3)
     requests.hold(9_000_000)
+    admin.keys.set(requests.key, limit="1000000")
     return admin
 
 
@@ -69,6 +70,7 @@ def test_a_shop_with_every_kind_of_entry_verifies(shop):
         "DELETE FROM accounts WHERE id = 2",
         "UPDATE keys SET spent = spent - 1",
         "UPDATE keys SET held = 0",
+        "UPDATE keys SET spend_limit = NULL",
         "UPDATE entries SET amount = amount + 1 WHERE id = 1",
         "UPDATE entries SET balance_after = balance_after + 1 WHERE id = 2",
         "UPDATE entries SET owed_change = 0, owed_after = 0 WHERE owed_change > 0",

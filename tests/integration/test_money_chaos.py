@@ -113,6 +113,7 @@ async def test_the_books_balance_whoever_leaves_when(tmp_path: Path, seed: int) 
     async with open_front(tmp_path, tier="pro", grant=1_000_000) as front:
         front.run.services.limiter.note_void = lambda caller: None  # type: ignore[method-assign]
         front.shop.execute("UPDATE tiers SET rpm = 100000, account_rpm = 100000")
+        front.shop.execute("UPDATE keys SET spend_limit = balance FROM accounts")
         front.fake.script("/chat/completions", Weather(seed))
         chance = random.Random(seed)
         before = front.balance()
