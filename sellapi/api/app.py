@@ -28,7 +28,7 @@ from sanic.handlers import ErrorHandler
 from sellapi.api import account, completions, health, models
 from sellapi.api.intake import Budget
 from sellapi.api.protocol import Gate
-from sellapi.api.respond import Pinger, cors_headers, error_response, request_id
+from sellapi.api.respond import OurRequest, Pinger, cors_headers, error_response, request_id
 from sellapi.bootstrap import Services
 from sellapi.errors import (
     ApiError,
@@ -117,25 +117,12 @@ def _hint(path: str) -> str:
     return f"There is no {path[:100]}: the API is at /v1, for example POST /v1/chat/completions."
 
 
-class _Request(Request):
-    """A request whose target is no URL (``CONNECT host:1``) is one for a route that is not there.
-
-    Sanic itself would close the connection without an answer and log a stack trace.
-    """
-
-    def __init__(self, url_bytes: bytes, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().__init__(url_bytes, *args, **kwargs)
-        except SanicException:
-            super().__init__(b"/", *args, **kwargs)
-
-
 def create_app(services: Services, *, name: str = "sellapi") -> Sanic[Any, Any]:
     """The application over its services; `Services.start` and `stop` are its life."""
     app: Sanic[Any, Any] = Sanic(
         name,
         error_handler=_Errors(),
-        request_class=_Request,
+        request_class=OurRequest,
         configure_logging=False,
         loads=orjson.loads,
         dumps=lambda value: orjson.dumps(value).decode(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sanic import Blueprint, Request
 
 from sellapi.api.intake import Budget, read_ask
@@ -32,16 +34,10 @@ async def _answer(request: Request, mode: str) -> None:
         budget.give(*taken)
 
 
-@blueprint.post("/chat/completions", stream=True)
-async def chat(request: Request) -> None:
-    await _answer(request, "chat")
-
-
-@blueprint.post("/embeddings", stream=True)
-async def embeddings(request: Request) -> None:
-    await _answer(request, "embedding")
-
-
-@blueprint.post("/images/generations", stream=True)
-async def images(request: Request) -> None:
-    await _answer(request, "image")
+for uri, mode in (
+    ("/chat/completions", "chat"),
+    ("/embeddings", "embedding"),
+    ("/images/generations", "image"),
+):
+    handler = partial(_answer, mode=mode)
+    blueprint.add_route(handler, uri, methods=("POST",), name=mode, stream=True)

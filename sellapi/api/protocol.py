@@ -121,16 +121,28 @@ class _Arrival:
 class GuardedProtocol(HttpProtocol):
     """Sanic's HTTP/1.1 with deadlines that do not start anew, and a bound on connections."""
 
-    __slots__ = ("_address", "_gate", "_head_since", "_stall", "_unsent", "since")
+    __slots__ = (
+        "_address",
+        "_buffered_most",
+        "_gate",
+        "_head_since",
+        "_stall",
+        "_unsent",
+        "since",
+        "wrote",
+    )
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._data_received: Any = _Arrival(self.loop)
         self._gate: Gate = self.app.ctx.gate
+        self._buffered_most: int = self.app.config.REQUEST_BUFFER_SIZE
         self._address: str | None = None
         self._head_since = 0.0
         self._stall: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self.wrote = 0.0
+        """When something was written last."""
         self.since = monotonic()
         """When it was opened or last asked for something."""
 
@@ -165,16 +177,23 @@ class GuardedProtocol(HttpProtocol):
     # -- reading -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        """As Sanic's, but the time a head may take begins with its first byte."""
         if self._address is None:
             return
+        now = self._time = monotonic()
         http = self.http
         if http is None or (http.stage is Stage.IDLE and not http.request_body):
-            self._head_since = self.since = monotonic()
-        super().data_received(data)
+            self._head_since = self.since = now
+        self.recv_buffer += data
+        if len(self.recv_buffer) >= self._buffered_most and self.transport is not None:
+            self.transport.pause_reading()
+        self._data_received.set()
 
     async def receive_more(self) -> None:
         """As Sanic's, but what nobody wants is read at a pace that leaves the others theirs."""
-        await super().receive_more()  # type: ignore[no-untyped-call]
+        transport: Any = self.transport
+        transport.resume_reading()
+        await self._data_received.wait()
         http = self.http
         if http is not None and http.stage is Stage.IDLE and http.request_body:
             await asyncio.sleep(UNWANTED_PAUSE_S)  # answered before its body ended
@@ -214,7 +233,7 @@ class GuardedProtocol(HttpProtocol):
         if self.transport is None or self.transport.is_closing():
             raise RequestCancelled
         self.transport.write(data)
-        self._time = monotonic()
+        self._time = self.wrote = monotonic()
         if self.recv_buffer:
             await asyncio.sleep(PIPELINED_PAUSE_S)
 
@@ -223,22 +242,19 @@ class GuardedProtocol(HttpProtocol):
         """Whether the client takes what is written."""
         return self._can_write.is_set()
 
-    @property
-    def ready(self) -> bool:
-        """Whether `send` would not have to wait."""
-        transport = self.transport
-        return (
-            self._can_write.is_set()
-            and transport is not None
-            and not transport.is_closing()
-            and not self.recv_buffer
-        )
-
-    def write(self, data: bytes) -> None:
-        """`send`, while `ready`."""
+    def write(self, data: bytes) -> bool:
+        """`send`, if it need not wait; False, and nothing is written, if it must."""
         transport: Any = self.transport
+        if (
+            not self._can_write.is_set()
+            or transport is None
+            or transport.is_closing()
+            or self.recv_buffer
+        ):
+            return False
         transport.write(data)
-        self._time = monotonic()
+        self._time = self.wrote = monotonic()
+        return True
 
     def pause_writing(self) -> None:
         super().pause_writing()  # type: ignore[no-untyped-call]

@@ -6,15 +6,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from sanic import Blueprint, HTTPResponse, Request
+from sanic.exceptions import SanicException
 
 from sellapi.errors import ApiError
 from sellapi.gateway.hold import new_request_id
 
-__all__ = ["EXPOSED", "Pinger", "Wire", "error_response", "json_response", "reads", "request_id"]
+__all__ = [
+    "EXPOSED",
+    "OurRequest",
+    "Pinger",
+    "Wire",
+    "error_response",
+    "json_response",
+    "reads",
+    "request_id",
+]
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +68,27 @@ def dumps(value: Any) -> bytes:
     return orjson.dumps(value)
 
 
+class OurRequest(Request):
+    """A request whose target is no URL (``CONNECT host:1``) is one for a route that is not there.
+
+    Sanic itself would close the connection without an answer and log a stack trace.
+    """
+
+    our_id: str | None = None
+
+    def __init__(self, url_bytes: bytes, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(url_bytes, *args, **kwargs)
+        except SanicException:
+            super().__init__(b"/", *args, **kwargs)
+
+
 def request_id(request: Request) -> str:
     """Our own id of a request, made when it is first asked for; the client's is not taken."""
-    ctx = request.ctx
-    try:
-        return str(ctx.request_id)
-    except AttributeError:
-        ctx.request_id = new_request_id()
-        return str(ctx.request_id)
+    asked = cast("OurRequest", request)
+    if asked.our_id is None:
+        asked.our_id = new_request_id()
+    return asked.our_id
 
 
 def base_headers(request: Request) -> dict[str, str]:
@@ -146,27 +169,27 @@ class Wire:
         self._protocol: Any = None
         """Of a stream, once its 200 has left: where `write` goes."""
         self.started = False
-        self.since = self.last = 0.0
+        self.since = self._pinged = 0.0
+
+    @property
+    def last(self) -> float:
+        """When something was written last."""
+        return self._pinged if self._protocol is None else max(self._pinged, self._protocol.wrote)
 
     def prepare(self, headers: dict[str, str]) -> None:
         self._headers = headers
         self._starting = asyncio.Lock()
-        self.since = self.last = time.monotonic()
+        self.since = self._pinged = time.monotonic()
         self._pinger.watch(self)
 
-    @property
-    def ready(self) -> bool:
-        return self._protocol is not None and self._protocol.ready
-
-    def write(self, data: bytes) -> None:
-        """What `send` comes to, a chunk of HTTP/1.1, without its coroutines."""
-        self.last = time.monotonic()
-        self._protocol.write(b"%x\r\n%b\r\n" % (len(data), data))
+    def write(self, data: bytes) -> bool:
+        """What `send` comes to, a chunk of HTTP/1.1, without its coroutines; False if it waits."""
+        protocol = self._protocol
+        return protocol is not None and protocol.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def send(self, data: bytes) -> None:
         if not self.started:
             await self._start()
-        self.last = time.monotonic()
         assert self._response is not None
         await self._response.send(data)
         stream: Any = self._request.stream
@@ -213,6 +236,10 @@ class Wire:
             self._response = await self._request.respond(_Answer(b"", headers))
             self.started = True
 
+    def pinged(self, now: float) -> None:
+        """A ping is on its way: the next is due in its time."""
+        self._pinged = now
+
     async def ping(self) -> None:
         if self._protocol is not None and not self._protocol.taking:
             return  # a ping that waits may be written after the end
@@ -239,7 +266,7 @@ class Pinger:
             for wire in list(self._wires):
                 due = wire.last + PING_AFTER_S if wire.started else wire.since + HEAD_AFTER_S
                 if now >= due:
-                    wire.last = now
+                    wire.pinged(now)
                     task = asyncio.ensure_future(_quietly(wire))
                     self._pings.add(task)
                     task.add_done_callback(self._pings.discard)

@@ -82,6 +82,14 @@ _BILLED = frozenset(
         "dimensions",
     )
 )
+_ALWAYS_TAKEN = frozenset(
+    (
+        *("model", "messages", "n", "max_tokens", "max_completion_tokens", "stream"),
+        *("stream_options", "tools", "tool_choice", "response_format", "temperature", "top_p"),
+        *("stop", "seed", "user", "reasoning_effort", "frequency_penalty", "presence_penalty"),
+    )
+)
+"""Of a chat: with nothing else in it there is nothing to refuse by name."""
 _SERVICE_TIERS = (b'"auto"', b'"default"')
 _SENSITIVE = _REFUSED | _REFUSED_IMAGES | _BILLED
 
@@ -91,6 +99,8 @@ def refuse_billing_fields(fields: Mapping[str, msgspec.Raw], model: Model) -> No
 
     Fields the catalog allows for the model pass; so does an explicit null.
     """
+    if model.mode == "chat" and fields.keys() <= _ALWAYS_TAKEN:
+        return
     for name, raw in fields.items():
         lower = name.casefold()  # Go reads folded names: the Kelvin sign is a k
         if lower in _SENSITIVE and name != lower:

@@ -21,7 +21,7 @@ from sellapi.gateway.hold import Attempt, Hold, Receipt
 from sellapi.gateway.media import fetch_media, inline_images
 from sellapi.gateway.router import Router
 from sellapi.gateway.stats import Stats
-from sellapi.upstream.adapter import Answer, Job, Outbound, StreamDecoder, UpstreamFailure
+from sellapi.upstream.adapter import Adapter, Answer, Job, Outbound, StreamDecoder, UpstreamFailure
 from sellapi.upstream.client import Call, LeftInLine, Reply
 from sellapi.upstream.openai_reply import edit
 from sellapi.upstream.openai_shape import openai_usage
@@ -49,13 +49,11 @@ class Sink(Protocol):
         """Whether the stream's 200 has left."""
         ...
 
-    @property
-    def ready(self) -> bool:
-        """Whether `write` may be called now."""
-        ...
+    def write(self, data: bytes) -> bool:
+        """Hand over events of a stream at once; False when only `send` can now, having waited.
 
-    def write(self, data: bytes) -> None:
-        """Hand over events of a stream at once: its 200 has left, and the client takes them."""
+        (Its 200 has not left, or the client does not take what is there.)
+        """
         ...
 
     def prepare(self, headers: dict[str, str]) -> None:
@@ -174,12 +172,14 @@ class Forwarder:
         except KeyError:  # removed since the request was admitted
             raise _no_route() from None
         job = _job(hold, attempt.route, link)
-        if await beside(hold.size, _names_urls, job):
+        outbound = await beside(hold.size, _encoded, link.adapter, job)
+        if outbound is None:
             if not (link.private or link.native):
                 job.private_base_url = await link.leads_inside()
             if urls := await beside(hold.size, link.adapter.media_urls, job):
                 job.media = await fetch_media(urls, leave_unknown=link.adapter.takes_urls)
-        return link, job, await beside(hold.size, link.adapter.encode, job)
+            outbound = await beside(hold.size, link.adapter.encode, job)
+        return link, job, outbound
 
     def _call(self, link: Link, attempt: Attempt, outbound: Outbound) -> Call:
         first_byte = attempt.route.timeout_s or link.provider.timeout_s
@@ -251,6 +251,8 @@ class Forwarder:
         sink: Sink | None,
     ) -> StreamDecoder:
         """Read a provider's stream to its end, handing on what is complete (None: nothing)."""
+        waits: list[bytes] = []
+        """What the client did not take at once."""
 
         async def forward(data: bytes) -> None:
             if sink is not None:
@@ -260,10 +262,12 @@ class Forwarder:
 
         def pass_on(data: bytes) -> bytes | None:
             """Most events of a stream: decoded and written as they come, the task asleep."""
-            if sink is None or not (hold.forwarded and sink.ready):
+            if sink is None or not hold.forwarded:
                 return data
-            if out := decoder.feed(data):
-                sink.write(out)
+            out = decoder.feed(data)
+            if out and not sink.write(out):
+                waits.append(out)
+                return b""
             return b"" if decoder.done else None
 
         async with link.engine.open(self._call(link, attempt, outbound)) as reply:
@@ -274,7 +278,7 @@ class Forwarder:
                     data = await reply.chunk(pass_on)
                     if data is None:
                         break
-                    if out := decoder.feed(data):
+                    if out := waits.pop() if waits else decoder.feed(data):
                         await forward(out)
                 if decoder.done:
                     reply.said_all()
@@ -364,6 +368,11 @@ def _job(hold: Hold, route: Route, link: Link) -> Job:
 def _account_tag(account_id: int) -> str:
     """What stands in for a customer upstream: stable, and says nothing about who it is."""
     return hashlib.sha256(f"sellapi account {account_id}".encode()).hexdigest()[:24]
+
+
+def _encoded(adapter: Adapter, job: Job) -> Outbound | None:
+    """None for a chat that may name files by URL: those are looked at first."""
+    return None if _names_urls(job) else adapter.encode(job)
 
 
 def _names_urls(job: Job) -> bool:

@@ -230,7 +230,7 @@ class Hold:
         last = self.attempts[-1]
         bounded = self.priced.bounded and finish == "length"
         demand = self.asked.demand
-        cost = 0
+        tokens_in, tokens_out, cost = usage.total_input, usage.total_output, 0
         if last.route.cost is not None:
             cost = charge(last.route.cost, usage, size=demand.size, quality=demand.quality)
         # Images that are on their way when a client leaves are made, and billed to us.
@@ -240,8 +240,8 @@ class Hold:
             charge=amount,
             usage=usage.to_json(),
             usage_raw=usage.raw.decode("utf-8", "replace") if usage.raw else None,
-            input_tokens=usage.total_input,
-            output_tokens=usage.total_output,
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
             images=usage.images,
             estimated=usage.estimated,
             bounded=bounded,
@@ -256,7 +256,7 @@ class Hold:
             finish_reason=None if finish is None else finish[:40],
         )
         future = self.writer.submit(settlement, ledger.settle_all, must=True)
-        self._count(usage.total_input + usage.total_output, amount, cost, error=error is not None)
+        self._count(tokens_in + tokens_out, amount, cost, error=error is not None)
         return Receipt(self, future, amount, usage.estimated, bounded)
 
     def void(self, status: int, error: str) -> None:

@@ -92,6 +92,7 @@ class Limiter:
     def __init__(self) -> None:
         self._storage = _Storage()
         self._scopes: OrderedDict[tuple[str, int, int], _Scope] = OrderedDict()
+        self._posts: OrderedDict[tuple[int, int, int, int], tuple[_Scope, _Scope]] = OrderedDict()
         self._voids: OrderedDict[int, deque[float]] = OrderedDict()
 
     def check(self, caller: Caller, tier: Tier) -> None:
@@ -145,10 +146,16 @@ class Limiter:
         return scope
 
     def _post_scopes(self, caller: Caller, tier: Tier) -> tuple[_Scope, _Scope]:
-        return (
-            self._scope("pk", caller.key_id, tier.rpm),
-            self._scope("pa", caller.account_id, tier.account_rpm),
-        )
+        of = (caller.key_id, tier.rpm, caller.account_id, tier.account_rpm)
+        scopes = self._posts.get(of)
+        if scopes is None:
+            scopes = self._posts[of] = (
+                self._scope("pk", caller.key_id, tier.rpm),
+                self._scope("pa", caller.account_id, tier.account_rpm),
+            )
+            if len(self._posts) > SCOPES_KEPT:
+                self._posts.popitem(last=False)
+        return scopes
 
     def _spend(self, of_key: _Scope, of_account: _Scope) -> Quota:
         by_key, by_account = self._figures(of_key), self._figures(of_account)

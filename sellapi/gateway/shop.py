@@ -177,7 +177,11 @@ class Shop:
 
     def sellable(self, model: Model) -> bool:
         """Enabled, priced, and at least one of its providers can be called."""
-        return model.enabled and any(self._registry.usable(r.provider) for r in model.routes)
+        if model.enabled:
+            for route in model.routes:
+                if self._registry.usable(route.provider):
+                    return True
+        return False
 
     def available_to(self, model: Model, caller: Caller) -> bool:
         """Whether a key's tier and allowlist admit a model."""

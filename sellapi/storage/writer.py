@@ -29,6 +29,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, overload
 
+import msgspec
+
 from sellapi.errors import DatabaseUnavailable, SchemaMismatch, StorageError
 from sellapi.storage import ledger
 from sellapi.storage.database import Database, Tx, check_schema, explain_trouble, is_transient
@@ -51,6 +53,7 @@ TOGETHER: tuple[Together[Any] | None, ...] = (
 """In this order a batch runs; None stands for its plain operations. Settlements free credits that
 holds may take. A hold that was given up is voided by a plain operation, which must find it; and a
 mark must find its settlement."""
+_KNOWN = frozenset(TOGETHER)
 BATCH = 512
 OVERDUE_S = 10.0
 """A settlement that waits longer than this stops new holds."""
@@ -67,26 +70,16 @@ a commit costs the same for few as for many. One caller alone never waits for it
 BREATH_S = 0.002
 
 
-class _Job:
-    __slots__ = ("after", "future", "must", "op", "since", "together")
-
-    def __init__(
-        self,
-        op: Any,
-        together: Together[Any] | None,
-        future: asyncio.Future[Any] | None,
-        must: bool,
-        after: int = 0,
-    ) -> None:
-        assert together in TOGETHER
-        self.op = op
-        """The operation, or the figures ``together`` takes."""
-        self.together = together
-        self.future = future
-        self.must = must
-        self.after = after
-        """How many submitted operations it must not overtake."""
-        self.since = time.monotonic()
+class _Job(msgspec.Struct):
+    op: Any
+    """The operation, or the figures ``together`` takes."""
+    together: Together[Any] | None
+    """One of `TOGETHER`."""
+    future: asyncio.Future[Any] | None
+    must: bool
+    after: int = 0
+    """How many submitted operations it must not overtake."""
+    since: float = msgspec.field(default_factory=time.monotonic)
 
 
 class Writer:
@@ -441,6 +434,7 @@ def _run(tx: Tx, batch: list[_Job]) -> list[Any]:
     groups: dict[Together[Any] | None, list[int]] = {}
     for index, job in enumerate(batch):
         groups.setdefault(job.together, []).append(index)
+    assert groups.keys() <= _KNOWN, "an operation nobody would run"
     results: list[Any] = [None] * len(batch)
     for together in TOGETHER:
         indices = groups.get(together, [])

@@ -205,9 +205,10 @@ class Deadline:
             raise RuntimeError("a call to a provider needs a task")
         self._task = task
         self._before = task.cancelling()
-        self._set(seconds)
+        self.arm(seconds)
 
-    def _set(self, seconds: float) -> None:
+    def arm(self, seconds: float) -> None:
+        """From now on the time is up when ``seconds`` pass without `done`."""
         self._waiting = True
         due = self._due = self._loop.time() + seconds
         if self._handle is None:

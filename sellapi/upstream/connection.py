@@ -247,11 +247,15 @@ class Connection(asyncio.Protocol):
 
     def _offer(self, waiter: asyncio.Future[bytes | None]) -> None:
         """Hand bytes over by way of `_take` if they can be, else wake who waits."""
-        if self._take is None or waiter.done():  # cancelled, but its task has not run yet
+        take, parts = self._take, self._parts
+        if take is None or waiter.done():  # cancelled, but its task has not run yet
             self._wake()
             return
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self._overhead = 0
         try:
-            left = self._take(cast("bytes", self.take()))
+            left = take(data)
         except Exception as error:
             waiter.set_exception(error)
         else:

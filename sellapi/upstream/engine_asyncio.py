@@ -23,7 +23,7 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import httpx
 
@@ -89,8 +89,11 @@ class Alarm(Deadline):
         super().__init__()
         self._waiter: asyncio.Future[Any] | None = None
 
-    def start(self, seconds: float) -> None:
-        self._set(seconds)
+    start = Deadline.arm
+
+    def put_off(self, seconds: float) -> None:
+        """`start` anew while it runs, for as long again: the timer need not be looked at."""
+        self._due = self._loop.time() + seconds
 
     def over(self, waiter: asyncio.Future[T]) -> asyncio.Future[T]:
         """Await what this returns; `TimeoutError` when the time is up."""
@@ -118,6 +121,7 @@ class Alarm(Deadline):
 class AsyncioExchange(Exchange):
     __slots__ = ("_connection", "_fields", "_heads", "_origin", "_pool", "_status")
 
+    _deadline: Alarm
     _origin: Origin
     _status: int
     _fields: dict[bytes, bytes]
@@ -142,10 +146,6 @@ class AsyncioExchange(Exchange):
     def _new_deadline(self) -> Deadline:
         return Alarm()
 
-    @property
-    def _alarm(self) -> Alarm:
-        return cast("Alarm", self._deadline)
-
     async def _send(self) -> str | None:
         call = self._call
         head = self._heads.head(call)
@@ -157,9 +157,9 @@ class AsyncioExchange(Exchange):
             self._connection = connection
             connection.send(head.text, call.body)
             while not connection.status:
-                await self._alarm.over(connection.wait())
+                await self._deadline.over(connection.wait())
         except (UpstreamFailure, asyncio.CancelledError):
-            self._alarm.done()  # neither is the alarm's doing, even if it is late too
+            self._deadline.done()  # neither is the alarm's doing, even if it is late too
             raise
         self._status = connection.status
         self._fields = connection.fields
@@ -178,7 +178,7 @@ class AsyncioExchange(Exchange):
         while (data := connection.take()) == b"":
             self._deadline.start(self._call.idle_s)
             try:
-                left = await self._alarm.over(connection.wait(take and self._late_anew(take)))
+                left = await self._deadline.over(connection.wait(take and self._late_anew(take)))
             except asyncio.CancelledError:
                 self._deadline.done()  # the alarm never cancels
                 raise
@@ -193,10 +193,10 @@ class AsyncioExchange(Exchange):
 
     def _late_anew(self, take: Take) -> Take:
         """``take``, each time with `idle_s` from then on."""
-        start, idle_s = self._deadline.start, self._call.idle_s
+        put_off, idle_s = self._deadline.put_off, self._call.idle_s
 
         def taken(data: bytes) -> bytes | None:
-            start(idle_s)
+            put_off(idle_s)
             return take(data)
 
         return taken

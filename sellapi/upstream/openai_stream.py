@@ -70,7 +70,8 @@ class OpenAIStream:
         """The bytes so far while they may be plain JSON instead of events; None once they are not."""
         self._usage_raw = b""
         self._usage_event = b""
-        self._last = b""
+        self._newest = b""
+        """The last events that were chunks, as they went out."""
         self._seen: dict[int, int] = {}
         """Choices seen, and how many tools each called."""
         self._roles: set[int] = set()
@@ -169,10 +170,16 @@ class OpenAIStream:
             return b""
         self.text.ascii += len(said)
         out = frame.before_out + frame.between_out.join(texts) + frame.after_out
-        # A text may say "data: ", but holds no line end.
-        at = 0 if len(texts) == 1 else out.rfind(_END + _EVENT) + len(_END)
-        self._last = out[at + len(_EVENT) : -len(_END)]
+        self._newest = out
         return out
+
+    @property
+    def _last(self) -> bytes:
+        """The last event that was a chunk, as it went out."""
+        # A text may say "data: ", but holds no line end.
+        last = self._newest.rfind(_END + _EVENT)
+        at = 0 if last < 0 else last + len(_END)
+        return self._newest[at + len(_EVENT) : -len(_END)]
 
     def _chunk(self, event: bytes) -> bytes | None:
         """The event to forward; None when it is withheld. Raises `UpstreamFailure`."""
@@ -210,7 +217,7 @@ class OpenAIStream:
             self._frame = _frame(word, came, event)
         if self._kept is not None:
             self._kept.append(event)
-        self._last = event
+        self._newest = _EVENT + event + _END
         return event
 
     def _rewrite(self, event: bytes, chunk: Chunk, has_usage: bool) -> bytes:

@@ -50,15 +50,12 @@ class Credential:
     def __init__(self, provider: Provider, environ: Mapping[str, str] | None = None) -> None:
         self._provider = provider
         self._environ = os.environ if environ is None else environ
+        self.needed = bool(provider.api_key_env or provider.api_key_file)
         self._value: str | None = None
         self._read_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"Credential(of {self._provider.name})"
-
-    @property
-    def needed(self) -> bool:
-        return bool(self._provider.api_key_env or self._provider.api_key_file)
 
     def read(self) -> str | None:
         """The key, or None when there is none now."""
@@ -113,9 +110,8 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether a call can be made at all: enabled, and its key is there."""
-        return self.provider.enabled and (
-            not self.credential.needed or self.credential.read() is not None
-        )
+        credential = self.credential
+        return self.provider.enabled and not (credential.needed and credential.read() is None)
 
     def call(self, outbound: Outbound, first_byte_s: float, idle_s: float) -> Call:
         """The HTTP call for an outbound request, credential added."""
