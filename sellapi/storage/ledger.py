@@ -445,6 +445,7 @@ class _Owner(msgspec.Struct, array_like=True):
 class _Request(msgspec.Struct, array_like=True):
     """A request as it stands."""
 
+    id: int
     request_id: str
     state: str
     key_id: int
@@ -469,7 +470,7 @@ class _Taken(msgspec.Struct):
 _STATES = """
 SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entries'), 0),
     json_group_array(json_array(
-        r.request_id, r.state, r.key_id, r.hold, r.charge, r.model, r.created_ms,
+        r.id, r.request_id, r.state, r.key_id, r.hold, r.charge, r.model, r.created_ms,
         json_array(a.id, a.balance, a.held, a.owed, a.last_entry)))
 FROM json_each(?) AS asked JOIN requests AS r ON r.request_id = asked.value
 JOIN accounts AS a ON a.id = r.account_id
@@ -485,7 +486,7 @@ _TAKE = _Many(
     "http_status = nullif(v.column17, 0), error = nullif(v.column18, ''), "
     "finish_reason = nullif(v.column19, ''), "
     f"delivery = iif(v.column20, {Delivery.UNDELIVERED.value}, {Delivery.PENDING.value}) FROM",
-    "WHERE request_id = v.column1 AND state IN ('held', 'swept')",
+    "WHERE id = v.column1 AND state IN ('held', 'swept')",
 )
 _SETTLE_ACCOUNTS = _Many(
     8,
@@ -564,10 +565,10 @@ def settle_all(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
     return results
 
 
-def _settled_row(s: Settlement) -> tuple[Any, ...]:
-    """A settlement as `_TAKE` binds it."""
+def _settled_row(s: Settlement, request: int) -> tuple[Any, ...]:
+    """A settlement as `_TAKE` binds it, of the request with this row id."""
     return (
-        s.request_id,
+        request,
         s.charge,
         s.usage,
         s.usage_raw or "",
@@ -624,7 +625,7 @@ def _take(s: Settlement, r: _Request) -> _Taken:
 
 
 def _write_charges(tx: Tx, taken: list[_Taken], newest: int) -> None:
-    _TAKE.run_exactly(tx, [_settled_row(t.settlement) for t in taken])
+    _TAKE.run_exactly(tx, [_settled_row(t.settlement, t.request.id) for t in taken])
     keys: dict[int, tuple[int, int]] = {}
     entries: list[tuple[Any, ...]] = []
     days: dict[_Day, _Sums] = {}

@@ -41,6 +41,7 @@ from sellapi.upstream.client import (
     misconfigured,
     not_connected,
     timed_out,
+    too_long,
 )
 from sellapi.upstream.connection import Connection
 from sellapi.upstream.dial import HOST, Dialer, Origin, Proxy
@@ -170,6 +171,15 @@ class AsyncioExchange(Exchange):
             return await self._pool.connect(origin, self._call.first_byte_s)
         except asyncio.CancelledError as left:
             raise LeftInLine from left  # nothing was sent: nobody is charged
+
+    async def read(self, limit: int) -> bytes:
+        connection = self._connection
+        if connection is None or not connection.complete or self._inflater is not None:
+            return await super().read(limit)
+        body = connection.take() or b""  # all there already
+        if len(body) > limit:
+            raise too_long(limit)
+        return body
 
     async def _raw(self, take: Take | None = None) -> bytes | None:
         connection = self._connection
