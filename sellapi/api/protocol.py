@@ -127,6 +127,7 @@ class GuardedProtocol(HttpProtocol):
         "_gate",
         "_head_since",
         "_stall",
+        "_stuck",
         "_unsent",
         "since",
         "wrote",
@@ -141,6 +142,8 @@ class GuardedProtocol(HttpProtocol):
         self._head_since = 0.0
         self._stall: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self._stuck = False
+        """The client does not take what was written: more waits."""
         self.wrote = 0.0
         """When something was written last."""
         self.since = monotonic()
@@ -228,7 +231,7 @@ class GuardedProtocol(HttpProtocol):
 
         No SDK pipelines. Without a real pause the writer's thread waits for the interpreter's lock.
         """
-        if not self._can_write.is_set():
+        if self._stuck:
             await self._can_write.wait()
         if self.transport is None or self.transport.is_closing():
             raise RequestCancelled
@@ -240,28 +243,25 @@ class GuardedProtocol(HttpProtocol):
     @property
     def taking(self) -> bool:
         """Whether the client takes what is written."""
-        return self._can_write.is_set()
+        return not self._stuck
 
-    def write(self, data: bytes) -> bool:
-        """`send`, if it need not wait; False, and nothing is written, if it must."""
+    def write_chunk(self, data: bytes) -> bool:
+        """`send` of a chunk (RFC 9112, 7.1), if it need not wait; False, with nothing done, if it must."""
         transport: Any = self.transport
-        if (
-            not self._can_write.is_set()
-            or transport is None
-            or transport.is_closing()
-            or self.recv_buffer
-        ):
+        if self._stuck or transport is None or transport.is_closing() or self.recv_buffer:
             return False
-        transport.write(data)
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         self._time = self.wrote = monotonic()
         return True
 
     def pause_writing(self) -> None:
         super().pause_writing()  # type: ignore[no-untyped-call]
+        self._stuck = True
         self._watch_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()  # type: ignore[no-untyped-call]
+        self._stuck = False
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None

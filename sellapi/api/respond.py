@@ -157,6 +157,10 @@ class _Answer(HTTPResponse):
         yield name, rest
 
 
+def _not_yet(_data: bytes) -> bool:
+    return False
+
+
 class Wire:
     """A `Sink`: hands one answer to the socket and remembers how far it came."""
 
@@ -167,7 +171,8 @@ class Wire:
         self._headers: dict[str, str] = {}
         self._starting: asyncio.Lock | None = None
         self._protocol: Any = None
-        """Of a stream, once its 200 has left: where `write` goes."""
+        """Of a stream, once its 200 has left."""
+        self.write: Callable[[bytes], bool] = _not_yet
         self.started = False
         self.since = self._pinged = 0.0
 
@@ -182,18 +187,15 @@ class Wire:
         self.since = self._pinged = time.monotonic()
         self._pinger.watch(self)
 
-    def write(self, data: bytes) -> bool:
-        """What `send` comes to, a chunk of HTTP/1.1, without its coroutines; False if it waits."""
-        protocol = self._protocol
-        return protocol is not None and protocol.write(b"%x\r\n%b\r\n" % (len(data), data))
-
     async def send(self, data: bytes) -> None:
         if not self.started:
             await self._start()
         assert self._response is not None
         await self._response.send(data)
         stream: Any = self._request.stream
-        self._protocol = stream.protocol
+        if self._protocol is None:
+            self._protocol = stream.protocol
+            self.write = self._protocol.write_chunk
 
     async def finish(self, data: bytes, *, close: bool = False) -> None:
         self._pinger.leave(self)

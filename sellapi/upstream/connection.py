@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol):
 
     ``status`` is 0 until the reply's head is there; ``fields`` are its headers as they came,
     ``encoding`` its Content-Encoding.
+    ``heard`` is when bytes were last taken from it as they came, by the loop's clock.
     ``idle_until`` belongs to the pool. ``on_lost`` is called once, when the connection is gone,
     ``on_end``, if it was set, when the body has ended.
     """
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "encoding",
         "fields",
+        "heard",
         "idle_until",
         "on_body",
         "on_end",
@@ -91,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._held = self._overhead = 0
         self.status = 0
         self.encoding: str | None = None
-        self.idle_until = 0.0
+        self.idle_until = self.heard = 0.0
         self.on_end: Callable[[], None] | None = None
 
     # What the engine does ---------------------------------------------------------------------
@@ -186,7 +188,20 @@ class Connection(asyncio.Protocol):
         elif self.status == 0 and self._overhead + len(data) > HEAD_MAX:
             self._long_head(data)
         else:
-            self._feed(data)
+            try:
+                self._parser.feed_data(data)
+            except (HttpParserError, HttpParserUpgrade):
+                self._fail()
+                return
+            if self._parts:
+                if self._waiter is not None:
+                    self._offer(self._waiter)
+                elif not self._complete:
+                    self._hold(len(data))
+            elif not self._complete:
+                self._overhead += len(data)
+                if self.status and self._overhead > HEAD_MAX:
+                    self._fail()
 
     def eof_received(self) -> None:
         """The transport closes itself then."""
@@ -219,31 +234,19 @@ class Connection(asyncio.Protocol):
 
     def _long_head(self, data: bytes) -> None:
         room = HEAD_MAX - self._overhead
-        self._feed(data[:room])
+        self.data_received(data[:room])
         if self._broken is None:
             if self.status == 0:
                 self._fail()
             else:
                 self.data_received(data[room:])
 
-    def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade):
-            self._fail()
-            return
-        if self._parts:
-            if self._waiter is not None:
-                self._offer(self._waiter)
-            elif not self._complete:
-                self._held += len(data)
-                if self._held > HELD_MAX and not self._paused:
-                    self._paused = True
-                    self._transport.pause_reading()
-        elif not self._complete:
-            self._overhead += len(data)
-            if self.status and self._overhead > HEAD_MAX:
-                self._fail()
+    def _hold(self, size: int) -> None:
+        """Bytes nobody waits for: when there are many, stop reading."""
+        self._held += size
+        if self._held > HELD_MAX and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
 
     def _offer(self, waiter: asyncio.Future[bytes | None]) -> None:
         """Hand bytes over by way of `_take` if they can be, else wake who waits."""
@@ -260,6 +263,7 @@ class Connection(asyncio.Protocol):
             waiter.set_exception(error)
         else:
             if left is None:
+                self.heard = self._loop.time()
                 return
             if left:
                 self._parts.append(left)

@@ -84,17 +84,23 @@ class AsyncioEngine:
 class Alarm(Deadline):
     """A deadline that ends the wait itself, by its future: no task has to be looked up."""
 
-    __slots__ = ("_waiter",)
+    __slots__ = ("_heard", "_seconds", "_waiter")
 
     def __init__(self) -> None:
         super().__init__()
         self._waiter: asyncio.Future[Any] | None = None
+        self._heard: Connection | None = None
+        self._seconds = 0.0
 
-    start = Deadline.arm
+    def start(self, seconds: float, heard: Connection | None = None) -> None:
+        """The time begins anew whenever the connection hears something, without a call to this."""
+        self._heard, self._seconds = heard, seconds
+        self.arm(seconds)
 
-    def put_off(self, seconds: float) -> None:
-        """`start` anew while it runs, for as long again: the timer need not be looked at."""
-        self._due = self._loop.time() + seconds
+    def _fire(self) -> None:
+        if self._heard is not None:
+            self._due = max(self._due, self._heard.heard + self._seconds)
+        super()._fire()
 
     def over(self, waiter: asyncio.Future[T]) -> asyncio.Future[T]:
         """Await what this returns; `TimeoutError` when the time is up."""
@@ -186,9 +192,9 @@ class AsyncioExchange(Exchange):
         if connection is None:
             return None
         while (data := connection.take()) == b"":
-            self._deadline.start(self._call.idle_s)
+            self._deadline.start(self._call.idle_s, connection)
             try:
-                left = await self._deadline.over(connection.wait(take and self._late_anew(take)))
+                left = await self._deadline.over(connection.wait(take))
             except asyncio.CancelledError:
                 self._deadline.done()  # the alarm never cancels
                 raise
@@ -200,16 +206,6 @@ class AsyncioExchange(Exchange):
             if left is not None:
                 return left
         return data
-
-    def _late_anew(self, take: Take) -> Take:
-        """``take``, each time with `idle_s` from then on."""
-        put_off, idle_s = self._deadline.put_off, self._call.idle_s
-
-        def taken(data: bytes) -> bytes | None:
-            put_off(idle_s)
-            return take(data)
-
-        return taken
 
     async def _release(self) -> None:
         connection, self._connection = self._connection, None

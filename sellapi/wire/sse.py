@@ -33,7 +33,7 @@ class Splitter:
     however small the pieces are.
     """
 
-    __slots__ = ("_after_cr", "_limit", "_parts", "_size", "_started", "_tail_lf")
+    __slots__ = ("_after_cr", "_limit", "_parts", "_size", "_started", "_tail_lf", "empty")
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self._limit = limit
@@ -42,17 +42,15 @@ class Splitter:
         self._started = False
         self._after_cr = False
         self._tail_lf = False
-
-    @property
-    def empty(self) -> bool:
+        self.empty = False
         """Whether the next byte begins an event: nothing is kept of the bytes before."""
-        return self._started and not self._parts and not self._after_cr
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of each event these bytes complete, in order; events without data are left out.
 
         Raises `EventTooLong`.
         """
+        self.empty = False
         if self._after_cr or b"\r" in data:
             data = self._normalise(data)
         if not data:
@@ -82,6 +80,7 @@ class Splitter:
         rest = blocks.pop()
         self._parts = [rest] if rest else []
         self._size = len(rest)
+        self.empty = not rest and not self._after_cr
         events = []
         for block in blocks:
             if block[:6] == b"data: " and b"\n" not in block:
