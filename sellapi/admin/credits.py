@@ -255,6 +255,8 @@ class Credits(Noun):
         until_ms = None if until is None else parse_since(until, now) * 1000
         if until is not None and "-" in until and until_ms is not None:
             until_ms += 86_400_000
+        if since_ms is not None and until_ms is not None and since_ms > until_ms:
+            raise UsageError("--since is later than --until")
         with self.read() as tx:
             account = find_account(tx, who)
             entries = _history(tx, account["id"], since_ms, until_ms)

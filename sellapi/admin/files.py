@@ -14,6 +14,7 @@ from sellapi.errors import DatabaseMissing, Refused, StorageError
 from sellapi.storage import audit
 from sellapi.storage import backup as files
 from sellapi.storage.database import Database
+from sellapi.storage.migrations import SCHEMA_VERSION
 from sellapi.storage.verify import Found, verify
 
 __all__ = ["backup", "check", "example", "migrate", "restore"]
@@ -51,16 +52,27 @@ def _record(database: Database, by: By | None, act: str, after: Mapping[str, obj
 
 
 def migrate(path: str | Path, by: By | None = None) -> DbCheck:
-    """Bring an existing database's schema up to date; keeps everything."""
+    """Bring an existing database's schema up to date; keeps everything.
+
+    Refused while a server runs on it: one of the schema before would go on writing in its way.
+    """
     database = Database(_existing(Path(path)))
     try:
         database.check_owner()
+        if database.schema_version() < SCHEMA_VERSION:
+            _refuse_if_served(database.path)
         applied = database.migrate()
         if applied:
             _record(database, by, "db.migrate", {"applied": applied})
         return DbCheck(True, database.schema_version(), tuple(f"applied {n}" for n in applied))
     finally:
         database.close()
+
+
+def _refuse_if_served(path: Path) -> None:
+    pid = files.running_server(path)
+    if pid is not None:
+        raise Refused(f"a server runs on {path} (pid {pid}): stop it first")
 
 
 def check(path: str | Path) -> DbCheck:
@@ -144,9 +156,7 @@ def restore(
         Database(database).check_owner()
         if database.samefile(backup_file) if backup_file.exists() else False:
             raise Refused("that is the database itself")
-    pid = files.running_server(database)
-    if pid is not None:
-        raise Refused(f"a server runs on {database} (pid {pid}): stop it first")
+    _refuse_if_served(database)
     if not backup_file.is_file():
         raise Refused(f"there is no file {backup_file}")
     scratch = database.with_name(f".{database.name}.restore-{os.getpid()}")

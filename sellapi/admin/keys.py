@@ -21,17 +21,21 @@ ACTIVE_KEYS_MAX = 1_000
 """Active keys a user may have."""
 
 
+def _status(row: dict[str, Any], now: int) -> str:
+    if row["status"] == "active" and row["expires_at"] is not None and row["expires_at"] <= now:
+        return "expired"
+    return str(row["status"])
+
+
 def key_view(row: dict[str, Any], now: int) -> Key:
-    status = row["status"]
-    if status == "active" and row["expires_at"] is not None and row["expires_at"] <= now:
-        status = "expired"
+    """The view of a row with its sums (`accounts.with_sums`)."""
     until = row["old_secret_until"]
     return Key(
         id=row["id"],
         user=row["email"],
         user_id=row["account_id"],
         name=row["name"],
-        status=status,
+        status=_status(row, now),
         prefix=row["prefix"] or "",
         last4=row["last4"] or "",
         expires_at=row["expires_at"],
@@ -112,8 +116,7 @@ class Keys(Noun):
             key_id = accounts.add_key(act.tx, account["id"], values, self.desk.now())
             accounts.add_secret(act.tx, key_id, minted, self.desk.now())
             act.say(f"key:{key_id}", after={"user": f"user:{account['id']}", **nameless(values)})
-            view = key_view(_find(act.tx, key_id), self.desk.now())
-        return NewKey(**asdict(view), key=minted.secret)
+        return NewKey(**asdict(self.show(key_id)), key=minted.secret)
 
     def list(
         self, who: str | None = None, *, before: int | None = None, limit: int = 100
@@ -124,13 +127,13 @@ class Keys(Noun):
         with self.read() as tx:
             account_id = None if who is None else find_account(tx, who)["id"]
             rows = accounts.key_page(tx, account_id=account_id, before=before, limit=limit + 1)
-        more, rows = len(rows) > limit, rows[:limit]
+            more, rows = len(rows) > limit, accounts.with_sums(tx, rows[:limit])
         items = tuple(key_view(row, self.desk.now()) for row in rows)
         return Page(items, (rows[-1]["id"], rows[-1]["id"]) if more else None)
 
     def show(self, key_id: int) -> Key:
         with self.read() as tx:
-            return key_view(_find(tx, key_id), self.desk.now())
+            return key_view(accounts.with_sums(tx, [_find(tx, key_id)])[0], self.desk.now())
 
     def set(
         self,
@@ -153,7 +156,7 @@ class Keys(Noun):
             accounts.change_key(act.tx, key_id, values)
             before = {n: row[n] for n in values}
             act.say(f"key:{key_id}", before=nameless(before), after=nameless(values))
-            return key_view(_find(act.tx, key_id), self.desk.now())
+        return self.show(key_id)
 
     def revoke(self, key_id: int) -> Key:
         """End a key for good; running requests settle."""
@@ -161,11 +164,11 @@ class Keys(Noun):
             row = _find(act.tx, key_id)
             if row["status"] == "revoked":
                 act.nothing_done()
-                return key_view(row, self.desk.now())
-            values = {"status": "revoked", "revoked_at": self.desk.now()}
-            accounts.change_key(act.tx, key_id, values)
-            act.say(f"key:{key_id}", before={"status": row["status"]}, after=values)
-            return key_view(_find(act.tx, key_id), self.desk.now())
+            else:
+                values = {"status": "revoked", "revoked_at": self.desk.now()}
+                accounts.change_key(act.tx, key_id, values)
+                act.say(f"key:{key_id}", before={"status": row["status"]}, after=values)
+        return self.show(key_id)
 
     def rotate(self, key_id: int, *, grace: str = "24h") -> NewKey:
         """A new secret for the same key: limit, spend and rate counter stay.
@@ -175,11 +178,10 @@ class Keys(Noun):
         seconds, minted, now = parse_duration(grace), mint(), self.desk.now()
         with self.act("keys.rotate") as act:
             row = _find(act.tx, key_id)
-            status = key_view(row, now).status
+            status = _status(row, now)
             if status != "active":
                 raise Refused(f"that key is {status}: create another")
             accounts.end_secrets(act.tx, key_id, now + seconds)
             accounts.add_secret(act.tx, key_id, minted, now)
             act.say(f"key:{key_id}", before={"last4": row["last4"]}, after={"last4": minted.last4})
-            view = key_view(_find(act.tx, key_id), now)
-        return NewKey(**asdict(view), key=minted.secret)
+        return NewKey(**asdict(self.show(key_id)), key=minted.secret)

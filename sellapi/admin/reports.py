@@ -249,15 +249,18 @@ class Requests(Noun):
         return tuple(found)
 
     def prune(self, *, older_than: str, progress: Progress | None = None) -> Pruned:
-        """Remove resolved request rows of a certain age; daily sums and the ledger stay."""
+        """Remove resolved request rows of a certain age; daily sums and the ledger stay.
+
+        Those of an account from its first unfinished request on stay too.
+        """
         age = parse_duration(older_than)
         if age < DAY:
             raise UsageError("requests of the last day stay: --older-than 1d or more")
         before_ms = (self.desk.now() - age) * 1000
         count = retention.prune(self.desk.database, before_ms, progress)
         with self.act("requests.prune") as act:
-            act.say("requests", after={"before_ms": before_ms, "removed": count})
-        return Pruned(count, before_ms)
+            act.say("requests", after={"before_ms": before_ms, "removed": count.removed})
+        return Pruned(count.removed, before_ms, count.stayed)
 
 
 # -- ledger and audit --------------------------------------------------------------------------

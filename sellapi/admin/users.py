@@ -126,6 +126,7 @@ class Users(Noun):
             since_day = self.desk.now() // DAY - 30
             charged, requests = reports.account_since(tx, row["id"], since_day)
             keys = accounts.key_page(tx, account_id=row["id"], before=None, limit=200)
+            keys = accounts.with_sums(tx, keys)
             return UserDetail(
                 user=user_view(row),
                 keys=tuple(key_view(k, self.desk.now()) for k in keys),

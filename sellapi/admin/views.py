@@ -594,6 +594,8 @@ class BackupResult:
 class Pruned:
     requests: int
     before: TimeMs
+    stayed: int
+    """Older ones that stayed: they run, or are newer than one of their account that does."""
 
 
 # -- rendering ---------------------------------------------------------------------------------

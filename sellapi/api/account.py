@@ -58,7 +58,11 @@ async def credits_of_account(request: Request) -> HTTPResponse:
 
 @reads(blueprint, "/usage")
 async def usage(request: Request) -> HTTPResponse:
-    """``{object, data: [receipt], has_more, next_cursor}``; ``?limit=`` 1..100, ``?cursor=``."""
+    """``{object, data: [receipt], has_more, next_cursor}``; ``?limit=`` 1..100, ``?cursor=``.
+
+    A cursor is the ``next_cursor`` of the page before: from anywhere else the whole history would
+    have to be walked.
+    """
     limit = _number(request, "limit", PAGE)
     if not 1 <= limit <= PAGE_MAX:
         raise InvalidRequest(f"'limit' must be from 1 to {PAGE_MAX}.", param="limit")
@@ -75,7 +79,13 @@ async def usage(request: Request) -> HTTPResponse:
             "next_cursor": str(shown[-1]["id"]) if more else None,
         }
 
-    return json_response(request, await _read(request, page), headers)
+    try:
+        found = await _read(request, page)
+    except LookupError:
+        raise InvalidRequest(
+            "'cursor' must be the 'next_cursor' of the page before.", param="cursor"
+        ) from None
+    return json_response(request, found, headers)
 
 
 @reads(blueprint, "/usage/<request_id:str>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from sellapi.settings import Settings
 
@@ -12,9 +13,12 @@ __all__ = ["open_demo_shop", "welcome"]
 def open_demo_shop(settings: Settings) -> str:
     """Create or reopen the demo database; returns a fresh key."""
     from sellapi.admin.demo import stock_demo
+    from sellapi.admin.files import migrate
     from sellapi.admin.service import Admin
     from sellapi.storage.database import Database
 
+    if Path(settings.database).exists():
+        migrate(settings.database)
     database = Database.create(settings.database)
     try:
         database.check_owner()

@@ -142,14 +142,11 @@ def _keys() -> Any:
 
 
 def key(tx: Tx, key_id: int) -> dict[str, Any] | None:
-    """A key with its owner, and what it was ``charged`` and is ``holding``.
-
-    (Its columns ``spent`` and ``held`` say the same while it has a limit, and 0 otherwise.)
-    """
-    found = _with_sums(tx, tx.rows(_keys().where(Key.id == key_id)))
-    return found[0] if found else None
+    return tx.one(_keys().where(Key.id == key_id))
 
 
+_SUMMED = 100
+"""Keys summed by one statement: those of a busy account have thousands of rows each."""
 _KEYS_CHARGED = """
 SELECT key_id, sum(charged) FROM daily
 WHERE account_id IN (SELECT account_id FROM keys WHERE id IN (SELECT value FROM json_each(?1)))
@@ -160,8 +157,15 @@ SELECT key_id, sum(hold) FROM requests WHERE delivery = 0 AND state = 'held' GRO
 """
 
 
-def _with_sums(tx: Tx, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    charged = dict(tx.execute(_KEYS_CHARGED, (json.dumps([k["id"] for k in keys]),)).fetchall())
+def with_sums(tx: Tx, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keys with what each was ``charged`` and is ``holding``.
+
+    (Their columns ``spent`` and ``held`` say the same while a key has a limit, and 0 otherwise.)
+    """
+    charged: dict[int, int] = {}
+    for start in range(0, len(keys), _SUMMED):
+        ids = json.dumps([k["id"] for k in keys[start : start + _SUMMED]])
+        charged.update(tx.execute(_KEYS_CHARGED, (ids,)).fetchall())
     holding = dict(tx.execute(_KEYS_HOLDING).fetchall())
     return [
         {**k, "charged": charged.get(k["id"], 0), "holding": holding.get(k["id"], 0)} for k in keys
@@ -171,9 +175,9 @@ def _with_sums(tx: Tx, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def key_page(
     tx: Tx, *, account_id: int | None, before: int | None, limit: int
 ) -> list[dict[str, Any]]:
-    """Keys newest first, as `key` gives them."""
+    """Keys newest first."""
     query = narrowed(_keys(), (account_id, Key.account == account_id), (before, Key.id < before))
-    return _with_sums(tx, tx.rows(query.order_by(Key.id.desc()).limit(limit)))
+    return tx.rows(query.order_by(Key.id.desc()).limit(limit))
 
 
 def add_key(tx: Tx, account_id: int, values: dict[str, Any], now: int) -> int:

@@ -43,6 +43,8 @@ def page_of_account(
     ``before`` and ``after`` are the ids they lie between. To come oldest first, all that is newer
     than ``after`` is walked.
     """
+    if limit < 1:
+        return []
     if before is not None:
         query = query.where(table.id < before)
     start = _start(tx, table, account_id, before)

@@ -182,7 +182,16 @@ def _receipts() -> Any:
 def list_requests(
     tx: Tx, account_id: int, *, before: int | None, limit: int
 ) -> list[dict[str, Any]]:
-    """An account's requests, newest first; ``before`` is the row id the page ends above."""
+    """An account's requests, newest first; ``before`` is the row id of the last page's last.
+
+    Raises `LookupError` when that row is another account's. When it was pruned, so is what is older.
+    """
+    if before is not None:
+        owner = tx.value(Request.select(Request.account).where(Request.id == before))
+        if owner is None:
+            return []
+        if owner != account_id:
+            raise LookupError(f"request {before} is another account's")
     return page_of_account(tx, _receipts(), Request, account_id, before=before, limit=limit)
 
 

@@ -375,10 +375,10 @@ def _decide(h: HoldRequest, key: _Key) -> tuple[Held | Short, int, bool]:
         return _short(key), 0, False
     account.held += amount
     account.more += amount
-    key.held += amount
-    key.more += amount
     if key.left is not None:
         key.left -= amount
+        key.held += amount
+        key.more += amount
     return Held(account.balance, account.held, priced), amount, bounded
 
 

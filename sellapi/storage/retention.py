@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from sellapi.storage.database import Database
 
-__all__ = ["prune"]
+__all__ = ["Pruned", "prune"]
 
 CHUNK_MIN, CHUNK_MAX = 50, 1_000
 CHUNK_S = 0.02
@@ -16,10 +17,17 @@ PAUSE_S = 0.005
 """Between chunks, so that a running server's writer gets its turn."""
 
 
+class Pruned(NamedTuple):
+    """How many rows were removed, and how many old ones stayed (see `prune`)."""
+
+    removed: int
+    stayed: int
+
+
 def prune(
     database: Database, before_ms: int, progress: Callable[[int, int], None] | None = None
-) -> int:
-    """Remove requests resolved before a time, oldest first; returns how many.
+) -> Pruned:
+    """Remove requests resolved before a time, oldest first.
 
     The horizon is written first: whoever verifies meanwhile knows that rows below it may be gone.
     Rows that still hold credits stay, however old, and with them whatever is newer of their account:
@@ -28,7 +36,7 @@ def prune(
     with database.transaction() as tx:
         tx.execute("UPDATE retention SET pruned_before_ms = max(pruned_before_ms, ?)", (before_ms,))
         last_id = int(tx.value("SELECT max(id) FROM requests") or 0)
-    cursor = removed = 0
+    cursor = removed = stayed = 0
     size = CHUNK_MIN
     staying: set[int] = set()
     """Accounts of which a row stays."""
@@ -44,11 +52,13 @@ def prune(
             if not rows or min(row[1] for row in rows) >= before_ms:
                 break
             going = []
-            for id_, _, account_id, old in rows:
+            for id_, created_ms, account_id, old in rows:
                 if not old:
                     staying.add(account_id)
-                elif account_id not in staying:
+                if account_id not in staying:
                     going.append((id_,))
+                elif created_ms < before_ms:
+                    stayed += 1
             tx.connection.executemany("DELETE FROM requests WHERE id = ?", going)
             removed += len(going)
             cursor = rows[-1][0]
@@ -57,4 +67,4 @@ def prune(
         if progress:
             progress(cursor, last_id)
         time.sleep(PAUSE_S)
-    return removed
+    return Pruned(removed, stayed)

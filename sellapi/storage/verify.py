@@ -28,6 +28,8 @@ from sellapi.storage.database import Database, Tx
 __all__ = ["Found", "head_digest", "usage_of", "verify"]
 
 CHUNK = 1_000
+KEYS_CHUNK = 100
+"""Fewer: a key of a busy account has thousands of daily rows."""
 DAY_MS = 86_400_000
 _DAILY = (
     "requests",
@@ -305,11 +307,14 @@ def _check_place(tx: Tx, state: _State, row: tuple[Any, ...]) -> None:
 
 
 def _pruned_since(tx: Tx, seen: int | None, named: int | None) -> bool:
-    """Whether a request that is named where another was seen last may have been pruned since."""
+    """Whether a request that is named where another was seen last may have been pruned since.
+
+    Of an account's requests the oldest go first: so the one that was seen must be gone too.
+    """
     return (
         named is not None
         and named > (seen or 0)
-        and not tx.value("SELECT 1 FROM requests WHERE id = ?", (named,))
+        and not tx.value("SELECT 1 FROM requests WHERE id IN (?, ?)", (named, seen))
         and _horizon(tx) > 0
     )
 
@@ -391,9 +396,15 @@ def _check_accounts(database: Database, state: _State) -> tuple[int, int]:
     for account in state.accounts.keys() - seen:
         raise _Difference(f"account {account} has entries and does not exist")
     keys: set[int] = set()
-    for rows, held, _ in _chunks(database, state, _KEYS, "key_id"):
+    charged: dict[tuple[int, ...], int] = {}
+    for rows, held, _ in _chunks(database, state, _KEYS, "key_id", KEYS_CHUNK, charged):
         for row in rows:
             _check_key(state, row, held.get(row[0], 0))
+            if charged.get(row[:2], 0) != state.spent.get(row[0], 0):
+                raise _Difference(
+                    f"key {row[0]}: its daily sums say {format_credits(charged.get(row[:2], 0))} "
+                    f"charged, its entries give {format_credits(state.spent.get(row[0], 0))}"
+                )
         keys.update(row[0] for row in rows)
     for key in state.owners.keys() - keys:
         raise _Difference(f"key {key} has charges and does not exist")
@@ -410,10 +421,24 @@ _KEYS = (
 )
 
 
+_KEYS_CHARGED = """
+SELECT key_id, account_id, sum(charged) FROM daily
+WHERE account_id IN (SELECT account_id FROM keys WHERE id > ?1 AND id <= ?2)
+AND key_id > ?1 AND key_id <= ?2 GROUP BY 1, 2
+"""
+
+
 def _chunks(
-    database: Database, state: _State, sql: str, column: str
+    database: Database,
+    state: _State,
+    sql: str,
+    column: str,
+    size: int = CHUNK,
+    charged: dict[tuple[int, ...], int] | None = None,
 ) -> Iterator[tuple[list[tuple[int, ...]], dict[int, int], int]]:
     """``(rows, what each holds by open requests, how many those are)``, up to date by entries.
+
+    ``charged`` is filled, for keys, with the daily sums by (key, account).
 
     Ids only grow: whatever an entry names by the last, empty chunk was among the rows, or is gone.
     """
@@ -421,12 +446,16 @@ def _chunks(
     while True:
         _catch_up(database, state)
         with _snapshot(database) as tx:
-            _read_entries(database, state, tx)
-            _read_requests(database, state, tx)
-            rows = tx.execute(sql, (last, CHUNK)).fetchall()
+            while _read_entries(database, state, tx) or _read_requests(database, state, tx):
+                pass
+            rows = tx.execute(sql, (last, size)).fetchall()
             if not rows:
                 return
             held, count = _open_holds(tx, column, last, rows[-1][0])
+            if charged is not None:
+                sums = tx.execute(_KEYS_CHARGED, (last, rows[-1][0]))
+                charged.clear()
+                charged.update({(key, account): total for key, account, total in sums})
         last = rows[-1][0]
         yield rows, held, count
 

@@ -1,14 +1,17 @@
 """An account's requests and entries come along their chain, whole and in order, whatever is pruned."""
 
+import sqlite3
 import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sellapi.admin import files
+from sellapi.errors import Refused
 from sellapi.storage import accounts, journal, ledger, reports, retention
 from sellapi.storage.database import Database
-from sellapi.storage.migrations import MIGRATIONS
+from sellapi.storage.migrations import MIGRATIONS, SCHEMA_VERSION
 from tests.support.shop import NOW_MS, Requests, open_shop, quick
 
 USERS = ("ann@shop.test", "bob@shop.test")
@@ -126,8 +129,8 @@ def test_pruning_never_tears_a_chain(shop, two):
     with shop.desk.database.read() as tx:
         late = tx.value("SELECT count(*) FROM requests")
     two[1].charge(**SMALL, at_ms=NOW_MS + DAY_MS)
-    removed = retention.prune(shop.desk.database, NOW_MS + 600)
-    assert removed == 2, "Bob's old ones; Ann's are newer than one that still holds"
+    pruned = retention.prune(shop.desk.database, NOW_MS + 600)
+    assert pruned == (2, 3), "Bob's old ones; Ann's are newer than one that still holds"
     assert len(_ids(shop, "requests", 1)) == 3
     assert _ids(shop, "requests", 2) == [late + 1]
     for who, rows in ((1, 3), (2, 1)):
@@ -136,7 +139,7 @@ def test_pruning_never_tears_a_chain(shop, two):
     assert shop.ledger.verify().ok
     with shop.desk.database.transaction() as tx:
         ledger.void(tx, stays, now_ms=NOW_MS)
-    assert retention.prune(shop.desk.database, NOW_MS + 600) == 3
+    assert retention.prune(shop.desk.database, NOW_MS + 600) == (3, 0)
     found = shop.ledger.verify()
     assert found.ok, found.difference
     two[0].charge(**SMALL, at_ms=NOW_MS + DAY_MS)
@@ -164,6 +167,7 @@ def test_a_shop_of_the_first_schema_is_linked_and_loses_nothing(shop, two, tmp_p
     database = shop.desk.database
     with database.transaction() as tx:
         tx.execute("DROP TRIGGER entries_no_update")
+        tx.execute("DROP TRIGGER entries_linked")
         for table, column in (
             ("requests", "previous"),
             ("entries", "previous"),
@@ -211,3 +215,52 @@ def test_a_statement_takes_the_entries_between_two_days(shop):
     assert (later.opening_balance, later.closing_balance) == (10_006_000_000, 10_006_000_000)
     early = shop.credits.statement("eve@shop.test", until="2026-01-01")
     assert (early.opening_balance, early.closing_balance, early.entries) == (0, 0, ())
+
+
+def test_a_program_of_the_first_schema_can_tear_no_chain(shop, two):
+    """A screen that was left open over `db migrate` knows nothing of chains."""
+    old = "INSERT INTO entries (account_id, kind, amount, balance_after, owed_after, created_ms) "
+    with (
+        pytest.raises(sqlite3.IntegrityError, match="newer sellapi"),
+        shop.desk.database.transaction() as tx,
+    ):
+        tx.execute(f"{old} VALUES (1, 'grant', 5, 10000000005, 0, 1)")
+    with shop.desk.database.transaction() as tx:  # an account's first has none before it
+        account = accounts.add_account(tx, "eve@shop.test", "", 1)
+        tx.execute("UPDATE accounts SET balance = 7 WHERE id = ?", (account,))
+        tx.execute(f"{old} VALUES (?, 'signup', 7, 7, 0, 1)", (account,))
+    assert shop.ledger.verify().ok
+
+
+def test_a_schema_does_not_change_under_a_running_server(shop, tmp_path):
+    database = shop.desk.database
+    server = journal.Instance(database)
+    server.register()
+    assert files.migrate(database.path).schema == SCHEMA_VERSION  # nothing to do
+    with database.transaction() as tx:
+        tx.execute("DELETE FROM migrations WHERE number = ?", (SCHEMA_VERSION,))
+    with pytest.raises(Refused, match="stop it first"):
+        files.migrate(database.path)
+    server.unregister()
+
+
+def test_a_cursor_from_elsewhere_walks_nothing(shop, two):
+    for who in (0, 1, 0):
+        two[who].charge(**SMALL)
+    with shop.desk.database.read() as tx:
+        assert [row["id"] for row in journal.list_requests(tx, 1, before=3, limit=9)] == [1]
+        with pytest.raises(LookupError):
+            journal.list_requests(tx, 1, before=2, limit=9)
+        assert journal.list_requests(tx, 1, before=999, limit=9) == []
+
+
+def test_a_history_hidden_behind_a_pruned_row_is_found(shop, two):
+    for who in (1, 0, 0, 0):
+        two[who].charge(**SMALL)
+    with shop.desk.database.transaction() as tx:
+        tx.execute("UPDATE retention SET pruned_before_ms = ?", (NOW_MS + DAY_MS,))
+        tx.execute("DELETE FROM requests WHERE id IN (1, 2)")
+    assert shop.ledger.verify().ok
+    with shop.desk.database.transaction() as tx:
+        tx.execute("UPDATE requests SET previous = 2 WHERE id = 4")
+    assert "names 2 as the request before it, not 3" in shop.ledger.verify().difference

@@ -333,7 +333,7 @@ def test_one_refused_in_the_middle_leaves_the_rest(shop):
     assert [type(result) for result in results] == [
         Held, Short, Stale, Short, Held, Held, Held, Short, Held,
     ]  # fmt: skip
-    assert results[1] == Short(whole, whole - 10, 0, None, whole - 10)
+    assert results[1] == Short(whole, whole - 10, 0, None, key_held=0)
     assert results[5] == Held(whole, whole)
     assert shop.account() == (whole, whole, 0)
 

@@ -410,3 +410,9 @@ async def test_usage_pages_newest_first_without_gaps(front: Front) -> None:
     assert seen == [r["request_id"] for r in reversed(front.requests())]
     for query in ("limit=0", "limit=101", "limit=x", "cursor=-1", "cursor=1e3", "limit=%D9%A3"):
         assert (await front.get(f"/usage?{query}")).status_code == 400, query
+    stranger = front.shop.key(front.shop.user("eve@shop.test"))
+    await front.chat(max_tokens=1, key=stranger)
+    foreign = front.shop.value("SELECT max(id) FROM requests")
+    refused = await front.get(f"/usage?cursor={foreign}")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cursor")
+    assert (await front.get("/usage?cursor=999999")).json()["data"] == []

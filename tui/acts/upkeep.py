@@ -67,7 +67,8 @@ async def prune(stage: Stage, _at: Context) -> None:
         )
     )
     if done is not None:
-        stage.done(f"{done.requests:,} requests are removed.")
+        stay = f" {done.stayed:,} stay: a request before them still runs." if done.stayed else ""
+        stage.done(f"{done.requests:,} requests are removed.{stay}")
 
 
 async def export_entries(stage: Stage, at: Context) -> None:

@@ -28,6 +28,16 @@ _APPEND_ONLY = """
 CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries
 BEGIN SELECT RAISE(ABORT, 'entries is append-only'); END
 """
+# A program of the first schema that is still open, a screen for example, must not tear a chain. An
+# account's first entry has none before it, so this costs nothing where many are written.
+_LINKED = """
+CREATE TRIGGER entries_linked AFTER INSERT ON entries WHEN new.previous IS NULL
+BEGIN
+    SELECT RAISE(ABORT, 'an entry must name the one before it: use the newer sellapi')
+        FROM accounts WHERE id = new.account_id AND last_entry < new.id;
+    UPDATE accounts SET last_entry = new.id WHERE id = new.account_id;
+END
+"""
 
 
 def apply(connection: Any) -> None:
@@ -42,6 +52,7 @@ def apply(connection: Any) -> None:
     for statement in _REMOVED.split(";"):
         connection.execute(statement)
     connection.execute(_APPEND_ONLY)
+    connection.execute(_LINKED)
 
 
 def _link(connection: Any, table: str) -> dict[int, int]:
