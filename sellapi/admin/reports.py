@@ -257,10 +257,10 @@ class Requests(Noun):
         if age < DAY:
             raise UsageError("requests of the last day stay: --older-than 1d or more")
         before_ms = (self.desk.now() - age) * 1000
-        count = retention.prune(self.desk.database, before_ms, progress)
+        pruned = retention.prune(self.desk.database, before_ms, progress)
         with self.act("requests.prune") as act:
-            act.say("requests", after={"before_ms": before_ms, "removed": count.removed})
-        return Pruned(count.removed, before_ms, count.stayed)
+            act.say("requests", after={"before_ms": before_ms, "removed": pruned.removed})
+        return Pruned(pruned.removed, before_ms, pruned.stayed)
 
 
 # -- ledger and audit --------------------------------------------------------------------------
