@@ -33,6 +33,7 @@ import msgspec
 
 from sellapi.errors import DatabaseUnavailable, SchemaMismatch, StorageError
 from sellapi.storage import ledger
+from sellapi.storage.checkpoint import BACKSTOP_PAGES, Checkpointer
 from sellapi.storage.database import Database, Tx, check_schema, explain_trouble, is_transient
 
 __all__ = ["Writer"]
@@ -65,9 +66,11 @@ _BUSY_TIMEOUT_MS = 1_000
 _PAUSE_S = 0.05
 LATER_S = 0.05
 CROWD = 24
-"""After a batch of so many operations the thread takes a breath: more come together for the next, and
-a commit costs the same for few as for many. One caller alone never waits for it."""
-BREATH_S = 0.002
+"""After a batch of so many operations the thread takes a breath, until most of those who waited for it
+have come back with their next: a commit costs nearly the same for few as for many. One caller alone
+never waits for it."""
+BREATH_S = 0.006
+"""The longest breath."""
 
 
 class _Job(msgspec.Struct):
@@ -89,12 +92,17 @@ class Writer:
         # Its own handle: its busy timeout is short, since waiting is decided here; and what a
         # statement over many rows would undo stays in memory, not in a file, beyond 16 pages.
         self._database = Database(
-            database.path, busy_timeout_ms=_BUSY_TIMEOUT_MS, pragmas={"temp_store": "memory"}
+            database.path,
+            busy_timeout_ms=_BUSY_TIMEOUT_MS,
+            pragmas={"temp_store": "memory", "wal_autocheckpoint": BACKSTOP_PAGES},
         )
+        self._checkpointer = Checkpointer(database)
         self._waiting: deque[_Job] = deque()
         self._later: deque[_Job] = deque()
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._asleep = False
+        self._wanted = 1
+        """How many must wait before the sleeping thread is woken."""
         self._waking = False
         self._stopping = False
         self._stopping_since = math.inf
@@ -120,6 +128,7 @@ class Writer:
         """Start the thread; results are delivered to the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="sellapi-writer", daemon=True)
+        self._checkpointer.start()
         self._thread.start()
 
     @overload
@@ -153,7 +162,7 @@ class Writer:
         self._ring()
 
     def _ring(self) -> None:
-        if self._asleep:
+        if self._asleep and (len(self._waiting) >= self._wanted or self._stopping):
             self._asleep = False
             self._bell.put(None)
 
@@ -229,6 +238,7 @@ class Writer:
         self._stopping = True
         self._ring()
         self._thread.join(timeout_s)
+        self._checkpointer.stop()
         done = not self._thread.is_alive() and not (self._retry or self._waiting or self._later)
         if not done:
             log.critical(
@@ -256,7 +266,7 @@ class Writer:
             if not (self._waiting or self._retry):
                 if self._stopping and not self._later:
                     break
-                self._sleep()
+                self._sleep(1, LATER_S)
             try:
                 tx = self._same_or_new(tx)
             except StorageError as error:
@@ -268,12 +278,13 @@ class Writer:
                     if self._trouble is None and self._retry:
                         continue  # the trouble is over: first what waited through it
                 if not self._retry:
+                    taken = self._taken
                     batch = self._take()
                     if batch:
                         self._oldest = batch[0].since
                         self._commit(tx, batch)
                         if len(batch) >= CROWD:
-                            time.sleep(BREATH_S)
+                            self._sleep((self._taken - taken) * 3 // 4, BREATH_S)
                     continue
             # Still in trouble: what came later stays behind what came first, and whoever waited
             # long enough is told.
@@ -285,16 +296,17 @@ class Writer:
             time.sleep(_PAUSE_S)
         self._database.forget()
 
-    def _sleep(self) -> None:
-        """Until something is submitted, at most `LATER_S`.
+    def _sleep(self, wanted: int, seconds: float) -> None:
+        """Until so many operations wait, or the time is over.
 
         By a queue, whose `get` and `put` are C: an Event's are dozens of lines of Python, and here
         they would stand between a request and its hold.
         """
+        self._wanted = wanted
         self._asleep = True
-        if not (self._waiting or self._stopping):
+        if not (len(self._waiting) >= wanted or self._stopping):
             with suppress(Empty):
-                self._bell.get(timeout=LATER_S)
+                self._bell.get(timeout=seconds)
         self._asleep = False
 
     def _same_or_new(self, tx: Tx | None) -> Tx:
@@ -352,6 +364,7 @@ class Writer:
             return
         self._trouble, self._oldest = None, math.inf
         self._deliver([(job.future, r, None) for job, r in zip(batch, results, strict=True)])
+        self._checkpointer.committed(tx, len(batch))
 
     def _replay(self, tx: Tx, batch: list[_Job]) -> None:
         """Each operation in a transaction of its own; after a transient failure the rest waits."""
@@ -374,6 +387,7 @@ class Writer:
             else:
                 self._trouble = None
                 self._deliver([(job.future, result, None)])
+                self._checkpointer.committed(tx, 1)
 
     def _rollback(self, tx: Tx, error: Exception) -> bool:
         """Undo; False when the connection is of no use any more (and was closed)."""

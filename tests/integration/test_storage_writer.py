@@ -305,3 +305,27 @@ async def test_stopping_in_the_middle_of_a_long_trouble_waits_for_its_end(
         await asyncio.sleep(0.2)
     assert await stopped
     assert rows(writer) == [1]
+
+
+async def test_the_breath_after_a_crowd_ends_when_most_of_it_is_back(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "BREATH_S", 1.0)
+
+    async def crowd(numbers: range) -> float:
+        begun = time.monotonic()
+        await asyncio.gather(*(writer.submit(put(n)) for n in numbers))
+        return time.monotonic() - begun
+
+    await crowd(range(100))
+    assert await crowd(range(100, 180)) < 0.5
+    assert await crowd(range(180, 181)) > 0.8  # few of them: the whole breath
+    assert await crowd(range(181, 182)) < 0.5  # after one alone there is none
+
+
+async def test_stopping_ends_a_breath(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "BREATH_S", 20.0)
+    await asyncio.gather(*(writer.submit(put(n)) for n in range(100)))
+    begun = time.monotonic()
+    assert await asyncio.to_thread(writer.stop)
+    assert time.monotonic() - begun < 5
