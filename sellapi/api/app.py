@@ -26,7 +26,7 @@ from sanic.exceptions import (
 from sanic.handlers import ErrorHandler
 
 from sellapi.api import account, completions, health, models
-from sellapi.api.intake import Budget
+from sellapi.api.intake import Budget, want_no_body
 from sellapi.api.protocol import Gate
 from sellapi.api.respond import OurRequest, Pinger, cors_headers, error_response, request_id
 from sellapi.bootstrap import Services
@@ -57,6 +57,7 @@ class _Errors(ErrorHandler):
             return _preflight(request)
         if isinstance(exception, RequestCancelled):  # the client left: nobody reads an answer
             return HTTPResponse(status=499)
+        want_no_body(request)
         error = _as_api_error(request, exception)
         if error.status >= 500:
             cause = exception.__cause__ or exception

@@ -14,7 +14,7 @@ from sellapi.errors import InvalidRequest, Overloaded, PayloadTooLarge, Unsuppor
 from sellapi.gateway.pipeline import Ask
 from sellapi.gateway.shop import Shop
 
-__all__ = ["Budget", "address_of", "read_ask", "within"]
+__all__ = ["Budget", "address_of", "read_ask", "want_no_body", "within"]
 
 DISCARD_BYTES = 160_000_000
 DISCARD_PAUSE_S = 0.002
@@ -130,6 +130,14 @@ def _retry_count(request: Request) -> int | None:
     return int(count) if count.isdecimal() and len(count) < 4 and count != "0" else None
 
 
+def want_no_body(request: Request) -> None:
+    """Who waits for ``100 Continue`` gets an answer instead, and sends no body (RFC 9110, 10.1.1)."""
+    stream: Any = request.stream
+    if stream is not None and stream.expecting_continue:
+        stream.expecting_continue, stream.request_body = False, None
+        stream.keep_alive = False  # some send it all the same
+
+
 async def _read(request: Request, limit: int, declared: int | None, owner: int | None) -> bytes:
     stream: Any = request.stream
     if stream is None or not stream.request_body:
@@ -177,8 +185,8 @@ async def _discard(request: Request, limit: int) -> None:
     """
     size = 0
     stream: Any = request.stream
-    if (_declared(request) or 0) > DISCARD_BYTES:
-        stream = None  # nobody waits for the end of that
+    if (_declared(request) or 0) > DISCARD_BYTES or stream.expecting_continue:
+        stream = None  # nobody waits for the end of that, or it was not even begun
     try:
         async with asyncio.timeout(DISCARD_S):
             while stream is not None and stream.request_body and size < DISCARD_BYTES:

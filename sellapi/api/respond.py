@@ -6,11 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import orjson
 from sanic import Blueprint, HTTPResponse, Request
 from sanic.exceptions import SanicException
+from sanic.http import Stage
 
 from sellapi.errors import ApiError
 from sellapi.gateway.hold import new_request_id
@@ -157,6 +159,22 @@ class _Answer(HTTPResponse):
         yield name, rest
 
 
+class _Unframed(dict[str, str]):
+    """Headers of a stream for an HTTP/1.0 client, which knows no chunks: Sanic would announce them."""
+
+    def __setitem__(self, name: str, value: str) -> None:
+        if name != "transfer-encoding":
+            super().__setitem__(name, value)
+
+
+async def _until_close(stream: Any, data: bytes, end_stream: bool) -> None:
+    """Sanic's way to send a piece of a body, for one that the close of the connection ends."""
+    if data:
+        await stream.protocol.send(data)
+    if end_stream:
+        stream.response_func, stream.stage = None, Stage.IDLE
+
+
 def _not_yet(_data: bytes) -> bool:
     return False
 
@@ -170,6 +188,7 @@ class Wire:
         self._response: Any = None
         self._headers: dict[str, str] = {}
         self._starting: asyncio.Lock | None = None
+        self._chunks = True
         self._protocol: Any = None
         """Of a stream, once its 200 has left."""
         self.write: Callable[[bytes], bool] = _not_yet
@@ -195,7 +214,8 @@ class Wire:
         stream: Any = self._request.stream
         if self._protocol is None:
             self._protocol = stream.protocol
-            self.write = self._protocol.write_chunk
+            if self._chunks:
+                self.write = self._protocol.write_chunk
 
     async def finish(self, data: bytes, *, close: bool = False) -> None:
         self._pinger.leave(self)
@@ -235,8 +255,19 @@ class Wire:
             headers["content-type"] = "text/event-stream; charset=utf-8"
             headers["cache-control"] = "no-cache"
             headers["x-accel-buffering"] = "no"  # nginx would hold events back
+            self._chunks = self._request.version != "1.0"
+            if not self._chunks:
+                headers = _Unframed(headers)
             self._response = await self._request.respond(_Answer(b"", headers))
             self.started = True
+            if not self._chunks:
+                await self._send_head()
+
+    async def _send_head(self) -> None:
+        stream: Any = self._request.stream
+        stream.keep_alive = False
+        await self._response.send(b"")
+        stream.response_func = partial(_until_close, stream)
 
     def pinged(self, now: float) -> None:
         """A ping is on its way: the next is due in its time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -171,6 +172,45 @@ async def test_every_kind_of_answer_has_a_request_id_and_is_json(front: Front) -
         assert answer.headers["content-type"] == "application/json", answer.request.url
         assert answer.json(), answer.request.url
     assert len({a.headers["x-request-id"] for a in answers}) == len(answers)
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "key", "status"),
+    [
+        ("chat/completions", 99_000_000, None, 413),
+        ("chat/completions", 2_000_000, "sk-sellapi-" + "y" * 43, 401),
+        ("nothing", 2_000_000, None, 404),
+    ],
+)
+async def test_who_asks_before_sending_a_body_is_refused_without_it(
+    front: Front, path: str, size: int, key: str | None, status: int
+) -> None:
+    """curl asks so for more than a megabyte; it must not be told to go on and then be refused."""
+    head = (
+        f"POST /v1/{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key or front.key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {size}\r\nexpect: 100-continue\r\n\r\n"
+    )
+    answer = await raw(front, head.encode())
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer[:200]
+    assert b"100 Continue" not in answer
+
+
+async def test_who_asks_before_sending_a_good_body_is_told_to_go_on(front: Front) -> None:
+    front.fake.script("/chat/completions", json_reply(completion()))
+    body = json.dumps({"model": CHAT, "messages": HELLO}).encode()
+    host, port = front.run.origin.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {front.key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        "connection: close\r\nexpect: 100-continue\r\n\r\n".encode()
+    )
+    told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(body)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,32 @@ async def test_a_client_that_never_reads_is_held_back_not_buffered(front: Front)
     assert (row["state"], row["estimated"], row["delivery"]) == ("settled", 1, 2)
 
 
+@pytest.mark.parametrize("more", ["", "connection: keep-alive\r\n"])
+async def test_a_client_of_http_1_0_gets_events_without_chunks(front: Front, more: str) -> None:
+    """An old proxy, for example: it reads until the connection closes (RFC 9112, 7.1 and 6.3)."""
+    words = [data(chunk("one")), 0.05, data(chunk("two"))]
+    front.fake.script("/chat/completions", raw_reply(*words, 0.05, *END))
+    host, port = front.run.origin.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = json.dumps({"model": CHAT, "messages": HELLO, "stream": True}).encode()
+    writer.write(
+        f"POST /v1/chat/completions HTTP/1.0\r\nauthorization: Bearer {front.key}\r\n{more}"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    head, _, events_sent = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    assert b"\r" not in events_sent
+    assert events_sent.startswith(b"data: {")
+    assert events_sent.endswith(b"data: [DONE]\n\n")
+    assert events_sent.count(b"data: ") == 4
+    (row,) = await front.settled()
+    assert (row["state"], row["estimated"], row["delivery"]) == ("settled", 0, 1)
+
+
 async def test_no_pings_wait_for_a_client_that_does_not_read(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
