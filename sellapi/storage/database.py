@@ -31,6 +31,8 @@ from sellapi.storage.migrations import MIGRATIONS, SCHEMA_VERSION
 __all__ = ["Database", "Tx", "check_schema", "explain_trouble", "is_transient"]
 
 BUSY_TIMEOUT_MS = 10_000
+STATEMENTS = 256
+"""Prepared statements a connection keeps; the writer has more than the driver's 128."""
 _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": "full",
@@ -201,6 +203,7 @@ class Database:
             uri=True,
             pragmas={"busy_timeout": busy_timeout_ms, **_PRAGMAS, **(pragmas or {})},
             timeout=busy_timeout_ms / 1000,
+            cached_statements=STATEMENTS,
             autoconnect=True,
         )
 

@@ -18,6 +18,7 @@ An account's requests and entries are a chain: its row names the newest, each na
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from itertools import chain
@@ -177,15 +178,16 @@ class Entry(msgspec.Struct, frozen=True):
 
 # -- many rows by one statement ----------------------------------------------------------------
 
-_ROWS = 64
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_ROWS = _SIZES[-1]
 """Rows one statement takes; more are written by several."""
 
 
 class _Many:
     """A statement that takes many rows of parameters, as ``v (column1, column2, …)``.
 
-    Its text ends in ``FROM`` and goes on behind the rows. One is prepared for 1, 2, 4 … `_ROWS` rows
-    and filled up with rows of 0, which must match nothing: so the driver's statement cache serves.
+    Its text ends in ``FROM`` and goes on behind the rows. One is prepared for each of `_SIZES` and
+    filled up with rows of 0, which must match nothing: so the driver's statement cache serves.
     (None and bool would cost the driver half a microsecond each: it looks for adapters of them.)
 
     ``OR FAIL`` where no trigger or foreign key forbids it: whoever runs these rolls all of it back, so
@@ -198,9 +200,8 @@ class _Many:
 
     def __init__(self, columns: int, head: str, tail: str) -> None:
         row = f"({', '.join('?' * columns)})"
-        sizes = [2**n for n in range(_ROWS.bit_length())]
         self._texts = {
-            size: f"{head} (VALUES {', '.join([row] * size)}) AS v {tail}" for size in sizes
+            size: f"{head} (VALUES {', '.join([row] * size)}) AS v {tail}" for size in _SIZES
         }
         self._nothing = (0,) * columns
 
@@ -209,7 +210,7 @@ class _Many:
         written = 0
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
-            size = 1 << (len(part) - 1).bit_length()
+            size = _SIZES[bisect_left(_SIZES, len(part))]
             bound = list(chain.from_iterable(part))
             bound.extend(self._nothing * (size - len(part)))
             written += _bind(tx, self._texts[size], bound).rowcount
