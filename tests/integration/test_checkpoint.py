@@ -68,7 +68,7 @@ def rows_in_the_file(database: Database, folder: Path) -> int:
 
 async def stopped(writer: Writer) -> None:
     assert await asyncio.to_thread(writer.stop)
-    assert not [t for t in threading.enumerate() if t.name.startswith("sellapi-")]
+    assert not {"sellapi-writer", "sellapi-checkpoint"} & {t.name for t in threading.enumerate()}
 
 
 async def test_the_log_stays_short_while_it_is_written(
