@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import NoReturn
 
 import msgspec
@@ -50,28 +51,47 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 class _Storage(MemoryStorage):
-    """`limits`' memory without its timer: that starts a thread per 10 ms of traffic.
+    """`limits`' memory with windows as deques of times, oldest first, and without its timer.
 
-    `Limiter.expire` does what the thread did, once in a while.
+    The library's are lists, newest first: with ten thousand calls in a window each call moves all of
+    them. Its timer starts a thread per 10 ms of traffic; `expire` does what that does, once in a while.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._windows: dict[str, deque[float]] = {}
 
     def _MemoryStorage__schedule_expiry(self) -> None:  # noqa: N802
         pass
 
-    def expire(self) -> None:
-        self._MemoryStorage__expire_events()  # type: ignore[attr-defined]
-
     def count(self, key: str) -> None:
-        """`acquire_entry` of what is known to fit, in one thread: without its lock and wrappers."""
-        now = time.time()
-        self.events.setdefault(key, []).insert(0, _Entry(now, now + WINDOW_S))  # type: ignore[arg-type]
+        """`acquire_entry` of what is known to fit."""
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = deque()
+        window.append(time.time())
+
+    def size(self, key: str) -> int:
+        """At most so many are in the window."""
+        return len(self._windows.get(key, _EMPTY))
+
+    def window(self, key: str) -> Sequence[float]:
+        """When what is in the window came, oldest first: `get_moving_window`."""
+        window = self._windows.get(key, _EMPTY)
+        if window:
+            begins = time.time() - WINDOW_S
+            while window and window[0] < begins:
+                window.popleft()
+        return window
+
+    def expire(self) -> None:
+        """Forget the windows everything has left."""
+        begins = time.time() - WINDOW_S
+        for key in [key for key, times in self._windows.items() if not times or times[-1] < begins]:
+            del self._windows[key]
 
 
-class _Entry(msgspec.Struct, gc=False):
-    """The library's entry. A busy shop has some hundred thousand: the collector need not see them."""
-
-    atime: float
-    expiry: float
+_EMPTY: deque[float] = deque(maxlen=0)
 
 
 class _Scope:
@@ -100,7 +120,7 @@ class Limiter:
         if self._voids:
             self._refuse_abuse(caller, tier)
         for scope in self._post_scopes(caller, tier):
-            if len(self._storage.events.get(scope.key, ())) >= scope.amount:  # else it fits anyway
+            if self._storage.size(scope.key) >= scope.amount:  # else it fits anyway
                 self._figures(scope)
 
     def spend(self, caller: Caller, tier: Tier) -> Quota:
@@ -164,19 +184,11 @@ class Limiter:
         return by_account if by_account.remaining < by_key.remaining else by_key
 
     def _figures(self, scope: _Scope) -> Quota:
-        """What is left in a window once one more is counted; raises `RateLimited`.
-
-        The library's list has the newest first; what has left the window is taken off its end, so
-        that its length is the count.
-        """
-        events, now = self._storage.events.get(scope.key), time.time()
-        while events and events[-1].atime < now - WINDOW_S:
-            events.pop()
-        if not events:
-            left, reset = scope.amount - 1, WINDOW_S
-        else:
-            left = scope.amount - len(events) - 1
-            reset = max(1, math.ceil(events[-1].atime + WINDOW_S - now))
+        """What is left in a window once one more is counted; raises `RateLimited`."""
+        window = self._storage.window(scope.key)
+        left, reset = scope.amount - len(window) - 1, WINDOW_S
+        if window:
+            reset = max(1, math.ceil(window[0] + WINDOW_S - time.time()))
         if left < 0:
             self._refuse(scope, Quota(scope.amount, 0, reset))
         return Quota(scope.amount, left, reset)
