@@ -28,7 +28,7 @@ from sellapi.errors import (
 )
 from sellapi.storage.migrations import MIGRATIONS, SCHEMA_VERSION
 
-__all__ = ["Database", "Tx", "check_schema", "explain_trouble", "is_transient"]
+__all__ = ["Database", "Tx", "check_schema", "explain_trouble", "is_full", "is_transient"]
 
 BUSY_TIMEOUT_MS = 10_000
 STATEMENTS = 256
@@ -89,6 +89,11 @@ def _code(error: BaseException) -> int | None:
 def is_transient(error: BaseException) -> bool:
     """Whether the same statements may succeed later (busy, full, disk trouble, a file to mend)."""
     return _code(error) in _TRANSIENT
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk has no room for more."""
+    return _code(error) == sqlite3.SQLITE_FULL
 
 
 def explain_trouble(error: BaseException) -> DatabaseUnavailable:

@@ -33,8 +33,15 @@ import msgspec
 
 from sellapi.errors import DatabaseUnavailable, SchemaMismatch, StorageError
 from sellapi.storage import ledger
-from sellapi.storage.checkpoint import BACKSTOP_PAGES, Checkpointer
-from sellapi.storage.database import Database, Tx, check_schema, explain_trouble, is_transient
+from sellapi.storage.checkpoint import MOST_PAGES, Checkpointer
+from sellapi.storage.database import (
+    Database,
+    Tx,
+    check_schema,
+    explain_trouble,
+    is_full,
+    is_transient,
+)
 
 __all__ = ["Writer"]
 
@@ -94,7 +101,7 @@ class Writer:
         self._database = Database(
             database.path,
             busy_timeout_ms=_BUSY_TIMEOUT_MS,
-            pragmas={"temp_store": "memory", "wal_autocheckpoint": BACKSTOP_PAGES},
+            pragmas={"temp_store": "memory", "wal_autocheckpoint": MOST_PAGES},
         )
         self._checkpointer = Checkpointer(database)
         self._waiting: deque[_Job] = deque()
@@ -128,8 +135,8 @@ class Writer:
         """Start the thread; results are delivered to the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="sellapi-writer", daemon=True)
-        self._checkpointer.start()
         self._thread.start()
+        self._checkpointer.start()
 
     @overload
     def submit(self, op: Callable[[Tx], T], *, must: bool = False) -> asyncio.Future[T]: ...
@@ -368,26 +375,35 @@ class Writer:
 
     def _replay(self, tx: Tx, batch: list[_Job]) -> None:
         """Each operation in a transaction of its own; after a transient failure the rest waits."""
-        for index, job in enumerate(batch):
-            if self._retry and job.together is ledger.mark_all:
-                self._retry.append(job)  # what it marks may be among those that wait
-                continue
-            try:
-                self._begin(tx)
-                if self._mismatch is not None and not job.must:
-                    raise self._mismatch
-                result = _run(tx, [job])[0]
-                tx.execute("COMMIT")
-            except Exception as error:
-                usable = self._rollback(tx, error)
-                self._settle_failure(job, error)
-                if is_transient(error) or not usable:
-                    self._fail_or_keep(batch[index + 1 :], error)
-                    return
-            else:
-                self._trouble = None
-                self._deliver([(job.future, result, None)])
-                self._checkpointer.committed(tx, 1)
+        rest = deque(batch)
+        try:
+            while rest:
+                job = rest.popleft()
+                if self._retry and job.together is ledger.mark_all:
+                    self._retry.append(job)  # what it marks may be among those that wait
+                elif not self._run_alone(tx, job):
+                    break
+        finally:  # also what is left by a stumble
+            if rest:
+                trouble = self._trouble or DatabaseUnavailable("the database is not available")
+                self._fail_or_keep(list(rest), trouble)
+
+    def _run_alone(self, tx: Tx, job: _Job) -> bool:
+        """Whether the next may be tried."""
+        try:
+            self._begin(tx)
+            if self._mismatch is not None and not job.must:
+                raise self._mismatch
+            result = _run(tx, [job])[0]
+            tx.execute("COMMIT")
+        except Exception as error:
+            usable = self._rollback(tx, error)
+            self._settle_failure(job, error)
+            return usable and not is_transient(error)
+        self._trouble = None
+        self._deliver([(job.future, result, None)])
+        self._checkpointer.committed(tx, 1)
+        return True
 
     def _rollback(self, tx: Tx, error: Exception) -> bool:
         """Undo; False when the connection is of no use any more (and was closed)."""
@@ -398,6 +414,8 @@ class Writer:
             log.exception("rollback failed")
             self._database.forget()
             return False
+        if is_full(error):
+            self._checkpointer.make_room(tx)
         return not self._database.forget(error)
 
     def _settle_failure(self, job: _Job, error: Exception) -> None:

@@ -7,7 +7,8 @@ import logging
 import shutil
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from sellapi.storage.writer import Writer
 PAGE = 4_096
 NEVER = 1_000_000
 COMMITS, TOGETHER = 100, 20
+WRITTEN = COMMITS * TOGETHER
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "LOG_PAGES", 200)
+    monkeypatch.setattr(checkpoint, "LEAST_PAGES", 100)
     monkeypatch.setattr(checkpoint, "REST_PAGES", 100)
-    monkeypatch.setattr(writer_module, "BACKSTOP_PAGES", NEVER)
+    for module in (checkpoint, writer_module):
+        monkeypatch.setattr(module, "MOST_PAGES", NEVER)
 
 
 @pytest.fixture
@@ -66,73 +70,156 @@ def rows_in_the_file(database: Database, folder: Path) -> int:
         alone.unlink()
 
 
-async def stopped(writer: Writer) -> None:
-    assert await asyncio.to_thread(writer.stop)
+@pytest.fixture
+async def start(database: Database) -> AsyncIterator[Callable[[], Writer]]:
+    """Starts a writer, and stops it at the end."""
+    started: list[Writer] = []
+
+    def start() -> Writer:
+        started.append(Writer(database))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for writer in started:
+        assert await asyncio.to_thread(writer.stop)
     assert not {"sellapi-writer", "sellapi-checkpoint"} & {t.name for t in threading.enumerate()}
 
 
 async def test_the_log_stays_short_while_it_is_written(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, start: Callable[[], Writer]
 ) -> None:
-    written = COMMITS * TOGETHER
-    writer = Writer(database)
-    writer.start()
-    await fill(writer)
-    assert log_pages(database) < written / 2
-    assert rows_in_the_file(database, tmp_path) > written / 2
-    await stopped(writer)
+    await fill(start())
+    assert log_pages(database) < WRITTEN / 2
+    assert rows_in_the_file(database, tmp_path) > WRITTEN / 2
 
+
+async def test_the_log_would_not_stay_short_by_itself(
+    database: Database, start: Callable[[], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint, "LOG_PAGES", NEVER)
-    writer = Writer(database)
-    writer.start()
+    monkeypatch.setattr(checkpoint, "DISK_SHARE", 1)
+    await fill(start())
+    assert log_pages(database) > WRITTEN
+
+
+async def test_the_estimate_is_put_right_by_what_the_log_has(
+    database: Database, start: Callable[[], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_FIRST_RATIO", 20.0)
+    writer = start()
     await fill(writer)
-    assert log_pages(database) > written  # it would not by itself
-    await stopped(writer)
+    assert 0.5 < writer._checkpointer._ratio < 2.5  # each operation writes a page and a little
 
 
-async def test_a_reader_that_pins_the_log_holds_nobody_up(database: Database) -> None:
-    writer = Writer(database)
-    writer.start()
+async def test_a_nearly_full_disk_gets_a_shorter_log(
+    start: Callable[[], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start()._checkpointer._due == 200
+    monkeypatch.setattr(checkpoint, "DISK_SHARE", 10**9)
+    assert start()._checkpointer._due == 100
+
+
+async def test_a_reader_that_pins_the_log_holds_nobody_up(
+    database: Database, start: Callable[[], Writer]
+) -> None:
+    writer = start()
     await fill(writer, 1)
     reader = sqlite3.connect(database.path, isolation_level=None)
     reader.execute("BEGIN")
     seen = reader.execute("SELECT count(*) FROM blobs").fetchone()
     await asyncio.wait_for(fill(writer), 20)
     pinned = log_pages(database)
-    assert pinned > COMMITS * TOGETHER  # nothing could start over
+    assert pinned > WRITTEN  # nothing could start over
     assert reader.execute("SELECT count(*) FROM blobs").fetchone() == seen
     reader.execute("ROLLBACK")
     reader.close()
     await fill(writer)
-    assert log_pages(database) < pinned + COMMITS * TOGETHER * 0.7
-    await stopped(writer)
+    assert log_pages(database) < pinned + WRITTEN * 0.7
 
 
 async def test_a_log_that_cannot_be_copied_fails_no_commit(
-    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    database: Database,
+    start: Callable[[], Writer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(checkpoint, "_COPY", "PRAGMA nothing(")
-    monkeypatch.setattr(writer_module, "BACKSTOP_PAGES", 400)
-    writer = Writer(database)
-    writer.start()
+    monkeypatch.setattr(writer_module, "MOST_PAGES", 400)
+    writer = start()
     with caplog.at_level(logging.WARNING):
         await fill(writer)
         writer._checkpointer._nearly = True
         await writer.submit(put)
+        await writer.submit(put)  # the one before is wholly over
     assert writer.trouble() is None
     assert "the write-ahead log was not copied" in caplog.text
     assert "the end of the write-ahead log was not copied" in caplog.text
-    assert log_pages(database) < COMMITS * TOGETHER / 2  # the backstop
-    await stopped(writer)
+    assert log_pages(database) < WRITTEN / 2  # SQLite's own way, in a commit
     with database.read() as tx:
-        assert tx.value("SELECT count(*) FROM blobs") == COMMITS * TOGETHER + 1
+        assert tx.value("SELECT count(*) FROM blobs") == WRITTEN + 2
+
+
+async def test_no_memory_for_a_copy_loses_no_operation_that_is_run_alone(
+    database: Database, start: Callable[[], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: Any) -> None:
+        monkeypatch.undo()
+        raise MemoryError
+
+    writer = start()
+    await writer.submit(put)
+    monkeypatch.setattr(writer._checkpointer, "committed", stumble)
+    bad = writer.submit(lambda _: 1 / 0)  # so that each is run alone
+    good = [writer.submit(put, must=True) for _ in range(5)]
+    await asyncio.wait_for(asyncio.wait(good), 5)
+    with pytest.raises(ZeroDivisionError):
+        await bad
+    with database.read() as tx:
+        assert tx.value("SELECT count(*) FROM blobs") == 6
+
+
+async def test_a_slow_disk_slows_the_writer_down_before_the_log_is_long(
+    database: Database, start: Callable[[], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = checkpoint.Checkpointer._copy
+
+    def slowly(self: checkpoint.Checkpointer) -> None:
+        time.sleep(0.5)
+        copy(self)
+
+    monkeypatch.setattr(checkpoint.Checkpointer, "_copy", slowly)
+    monkeypatch.setattr(checkpoint, "MOST_PAGES", 500)
+    await fill(start(), 3 * COMMITS)
+    assert log_pages(database) < WRITTEN / 2
+
+
+async def test_a_full_disk_makes_the_log_start_over_in_the_space_it_has(
+    database: Database, start: Callable[[], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "LOG_PAGES", NEVER)
+    monkeypatch.setattr(checkpoint, "DISK_SHARE", 1)
+    writer = start()
+    await fill(writer, 20)
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL  # as the driver raises it
+    tries: list[int] = []
+
+    def charge(tx: Tx) -> None:
+        tries.append(log_pages(database))
+        if len(tries) == 1:
+            raise full
+        put(tx)
+
+    await asyncio.wait_for(writer.submit(charge, must=True), 5)
+    await fill(writer, 15)
+    assert log_pages(database) == tries[0]  # the same file serves
 
 
 async def test_a_database_that_was_put_back_is_copied_too(
-    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    database: Database, tmp_path: Path, start: Callable[[], Writer]
 ) -> None:
-    writer = Writer(database)
-    writer.start()
+    writer = start()
     await fill(writer)
     backup: Any = sqlite3.connect(tmp_path / "b.db")
     with database.read() as tx:
@@ -144,6 +231,5 @@ async def test_a_database_that_was_put_back_is_copied_too(
         (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / "b.db").rename(tmp_path / "c.db")
     await fill(writer)
-    assert log_pages(database) < COMMITS * TOGETHER / 2
-    assert rows_in_the_file(database, tmp_path) > COMMITS * TOGETHER
-    await stopped(writer)
+    assert log_pages(database) < WRITTEN / 2
+    assert rows_in_the_file(database, tmp_path) > WRITTEN
