@@ -1,8 +1,9 @@
 """Each account's requests and entries linked, newest first, instead of indexed by account.
 
 An index by account has a page for every few accounts, and each hold or charge rewrites one of them:
-with many busy accounts another one for each request. The account's own row is written anyway, so it names its newest request and entry, and each of these names the one before it
-(``previous``, NULL for the first).
+with many busy accounts another one for each request. The account's own row is written anyway, so it
+names its newest request and entry, and each of these names the one before it (``previous``, NULL for
+the first).
 """
 
 from __future__ import annotations
