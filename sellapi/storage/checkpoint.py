@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from sellapi.errors import StorageError
 from sellapi.storage.database import Database, Tx, explain_trouble
 
-__all__ = ["MOST_PAGES", "Checkpointer"]
+__all__ = ["MOST_PAGES", "PAGE_BYTES", "Checkpointer"]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ MOST_PAGES = 3 * LOG_PAGES
 """So long a log means that the disk is too slow: the writer waits for the thread. The writer's own
 ``wal_autocheckpoint``, too."""
 PATIENCE_S = 10.0
-_PAGE_BYTES = 4_096
+PAGE_BYTES = 4_096
 _COMMIT_PAGES = 4
 _FIRST_RATIO = 2.5
 _LEAST_RATIO = 0.25
@@ -154,5 +154,5 @@ class Checkpointer:
             disk = os.statvfs(self._database.path.parent)
         except OSError:
             return LEAST_PAGES
-        spare = disk.f_bavail * disk.f_frsize / DISK_SHARE / _PAGE_BYTES
+        spare = disk.f_bavail * disk.f_frsize / DISK_SHARE / PAGE_BYTES
         return min(LOG_PAGES, max(LEAST_PAGES, spare))

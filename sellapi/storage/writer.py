@@ -33,7 +33,7 @@ import msgspec
 
 from sellapi.errors import DatabaseUnavailable, SchemaMismatch, StorageError
 from sellapi.storage import ledger
-from sellapi.storage.checkpoint import MOST_PAGES, Checkpointer
+from sellapi.storage.checkpoint import MOST_PAGES, PAGE_BYTES, Checkpointer
 from sellapi.storage.database import (
     Database,
     Tx,
@@ -101,7 +101,11 @@ class Writer:
         self._database = Database(
             database.path,
             busy_timeout_ms=_BUSY_TIMEOUT_MS,
-            pragmas={"temp_store": "memory", "wal_autocheckpoint": MOST_PAGES},
+            pragmas={
+                "temp_store": "memory",
+                "wal_autocheckpoint": MOST_PAGES,
+                "journal_size_limit": MOST_PAGES * PAGE_BYTES,  # a backup may make the log longer
+            },
         )
         self._checkpointer = Checkpointer(database)
         self._waiting: deque[_Job] = deque()

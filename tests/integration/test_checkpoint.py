@@ -54,7 +54,7 @@ async def fill(writer: Writer, commits: int = COMMITS) -> None:
 
 
 def log_pages(database: Database) -> int:
-    """How long the log ever was: the file does not shrink while it is open."""
+    """How long the log was at its longest: beyond the limit alone does the file shrink."""
     return database.path.with_name(f"{database.path.name}-wal").stat().st_size // PAGE
 
 
@@ -136,6 +136,22 @@ async def test_a_reader_that_pins_the_log_holds_nobody_up(
     reader.close()
     await fill(writer)
     assert log_pages(database) < pinned + WRITTEN * 0.7
+
+
+async def test_the_space_of_a_log_that_grew_long_is_given_back(
+    database: Database, start: Callable[[], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "MOST_PAGES", 500)
+    writer = start()
+    reader = sqlite3.connect(database.path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM blobs").fetchone()
+    await fill(writer)
+    assert log_pages(database) > WRITTEN
+    reader.execute("ROLLBACK")
+    reader.close()
+    await fill(writer, 80)
+    assert log_pages(database) < 2 * 500
 
 
 async def test_a_log_that_cannot_be_copied_fails_no_commit(

@@ -74,6 +74,20 @@ async def test_sigterm_lets_a_stream_end_and_settles_it(tmp_path: Path) -> None:
         shop.assert_sound()
 
 
+async def test_a_server_that_was_stopped_leaves_one_file_to_copy(tmp_path: Path) -> None:
+    async with FakeOpenAI() as fake:
+        shop, key = stock(tmp_path, fake)
+        shop.database.close()
+        fake.script("/chat/completions", json_reply(completion()))
+        with serve(cwd=tmp_path, env=clean_env(tmp_path)) as served:
+            async with httpx.AsyncClient(headers={"authorization": f"Bearer {key}"}) as http:
+                answer = await http.post(served.url + "/chat/completions", json=body())
+            assert answer.status_code == 200
+            assert (tmp_path / "sellapi.db-wal").exists()
+            assert served.stop() == 0
+        assert [file.name for file in tmp_path.glob("sellapi.db*")] == ["sellapi.db"]
+
+
 async def test_after_kill_9_answers_are_charged_and_open_holds_given_back(
     tmp_path: Path,
 ) -> None:
