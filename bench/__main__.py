@@ -1,4 +1,4 @@
-"""``python -m bench run|quick|soak|render``: see bench/README.md."""
+"""``python -m bench run|quick|compare|soak|render``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bench import billing, report
 from bench.load import have
 from bench.machine import ROOT, describe
 from bench.scenarios import SCENARIOS, Plan, run_scenario
+from bench.shop import JOBS
 from bench.stage import Stage, open_stage
 from bench.targets import billing_checks, checks
 
@@ -129,6 +130,31 @@ def quick() -> None:
         say(
             f"{name:<8} {ours.value / theirs.value:.3f} of bare Sanic's plain answers{before}{quiet}"
         )
+
+
+@main.command()
+@click.argument("commit")
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(2, 100))
+@click.option("--seconds", default=3, show_default=True, type=click.IntRange(1, 600))
+@click.option("--only", default="plain,burst", show_default=True, help="Kinds of request.")
+def compare(commit: str, rounds: int, seconds: int, only: str) -> None:
+    """This checkout beside a COMMIT, interleaved: is a change faster? It only reports."""
+    from bench import against
+
+    have(("wrk", "nginx", "git"))
+    kinds = tuple(kind.strip() for kind in only.split(","))
+    if unknown := set(kinds) - set(JOBS):
+        raise click.UsageError(
+            f"no such kind: {', '.join(sorted(unknown))} (there are {', '.join(JOBS)})"
+        )
+    with open_stage() as stage:
+        stage.add_sanic()
+        against.add_commit(stage, commit, ACCOUNTS)
+        stage.add_sellapi(accounts=ACCOUNTS)
+        table = against.compare(stage, kinds, Plan(rounds=rounds, seconds=seconds), say)
+    say(f"\nThis checkout over {commit}:")
+    for line in against.verdicts(table, kinds):
+        say(line)
 
 
 def _latest() -> dict[str, Any] | None:

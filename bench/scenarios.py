@@ -219,9 +219,12 @@ def _commits(run: Run, turn: int, rate: float, label: str) -> None:
 
 
 def _latency(run: Run) -> None:
-    """Unstreamed answers at 100 and 300 arrivals a second, each of which waits for two commits."""
+    """Unstreamed answers at 100 and 300 arrivals a second, each of which waits for two commits.
+
+    Bare Sanic answers by itself, without a provider: what the server alone takes when it is cold.
+    """
     for rate in (100, 300):
-        for turn, subject in run.turns(("direct", "nginx", "sellapi", *_PEERS)):
+        for turn, subject in run.turns(("direct", "nginx", "sanic", "sellapi", *_PEERS)):
             _open(run, turn, subject, JOBS["plain"], rate, f"{subject.name} at {rate}/s")
             if subject.name == "direct":
                 _commits(run, turn, 2 * rate, f"a bare commit at {2 * rate}/s")

@@ -82,7 +82,7 @@ class Stage:
             command,
             log=self.folder / f"{name}.log",
             core=core,
-            cwd=ROOT,
+            cwd=options.get("cwd", ROOT),  # type: ignore[arg-type]
             env=serve_env(options.get("env")),  # type: ignore[arg-type]
         )
         self.stack.callback(process.stop)
@@ -124,21 +124,28 @@ class Stage:
         return self.serve(name, database, keys, engine=engine)
 
     def serve(
-        self, name: str, database: Path, keys: tuple[str, ...], *, engine: str = "asyncio"
+        self,
+        name: str,
+        database: Path,
+        keys: tuple[str, ...],
+        *,
+        engine: str = "asyncio",
+        root: Path = ROOT,
     ) -> Subject:
         port = free_port()
         env = {"SELLAPI_ENGINE": engine}
-        command = serve_command(database, port)
-        process = self.start(name, command, port, self.cores.subject, env=env)
+        command = serve_command(database, port, root)
+        process = self.start(name, command, port, self.cores.subject, env=env, cwd=root)
         subject = Subject(name, port, process, keys, database)
         self.subjects[name] = subject
         return subject
 
 
-def serve_command(database: Path, port: int) -> list[str]:
+def serve_command(database: Path, port: int, root: Path = ROOT) -> list[str]:
+    """``sellapi serve`` of the code in ``root``."""
     return [
         _PYTHON,
-        str(ROOT / "cli.py"),
+        str(root / "cli.py"),
         "serve",
         "--port",
         str(port),

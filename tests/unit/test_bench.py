@@ -7,7 +7,7 @@ from operator import sub, truediv
 
 import pytest
 
-from bench import payloads, report
+from bench import against, payloads, report
 from bench.grow import GrowthPlan, secret_of
 from bench.load import Target, parse_wrk, wrk_script
 from bench.machine import Load, parse_stat
@@ -49,6 +49,20 @@ def test_a_mostly_busy_machine_is_not_judged():
     value = made.median("plain", "a", "per_s")
     assert judge("rate", value, ">=", 1).verdict == report.BUSY
     assert judge("rate", value, ">=", 1_000).verdict == report.BUSY
+
+
+def test_a_change_is_told_by_the_ratios_of_its_rounds():
+    """What was not measured is left out; a disturbed run is no judgement."""
+    figures = {"per_s": 100, "cpu_us": 200, "p99_ms": 10}
+    faster = {"per_s": 110, "cpu_us": 180, "p99_ms": 8}
+    made = table(
+        *[("plain", "before", n, figures, True) for n in range(3)],
+        *[("plain", "sellapi", n, faster, True) for n in range(3)],
+    )
+    (line,) = against.verdicts(made, ("plain", "burst"))
+    assert line.split() == ["plain", "per_s", "x1.100", "cpu_us", "x0.900", "p99_ms", "x0.800"]
+    disturbed = table(*[(s.scenario, s.subject, s.round, s.figures, False) for s in made.samples])
+    assert report.BUSY in against.verdicts(disturbed, ("plain",))[0]
 
 
 def test_ratios_are_taken_inside_a_round():
