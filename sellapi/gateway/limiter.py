@@ -55,6 +55,7 @@ class _Storage(MemoryStorage):
 
     The library's are lists, newest first: with ten thousand calls in a window each call moves all of
     them. Its timer starts a thread per 10 ms of traffic; `expire` does what that does, once in a while.
+    And the library goes by the wall clock: one that is set back would shut everybody out for so long.
     """
 
     def __init__(self) -> None:
@@ -69,7 +70,7 @@ class _Storage(MemoryStorage):
         window = self._windows.get(key)
         if window is None:
             window = self._windows[key] = deque()
-        window.append(time.time())
+        window.append(time.monotonic())
 
     def size(self, key: str) -> int:
         """At most so many are in the window."""
@@ -79,14 +80,14 @@ class _Storage(MemoryStorage):
         """When what is in the window came, oldest first: `get_moving_window`."""
         window = self._windows.get(key, _EMPTY)
         if window:
-            begins = time.time() - WINDOW_S
+            begins = time.monotonic() - WINDOW_S
             while window and window[0] < begins:
                 window.popleft()
         return window
 
     def expire(self) -> None:
         """Forget the windows everything has left."""
-        begins = time.time() - WINDOW_S
+        begins = time.monotonic() - WINDOW_S
         for key in [key for key, times in self._windows.items() if not times or times[-1] < begins]:
             del self._windows[key]
 
@@ -188,7 +189,7 @@ class Limiter:
         window = self._storage.window(scope.key)
         left, reset = scope.amount - len(window) - 1, WINDOW_S
         if window:
-            reset = max(1, math.ceil(window[0] + WINDOW_S - time.time()))
+            reset = max(1, math.ceil(window[0] + WINDOW_S - time.monotonic()))
         if left < 0:
             self._refuse(scope, Quota(scope.amount, 0, reset))
         return Quota(scope.amount, left, reset)

@@ -95,19 +95,32 @@ def test_gets_and_refusals_have_windows_of_their_own(limiter: Limiter) -> None:
 
 
 def test_the_window_moves(limiter: Limiter, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     limiter.spend(caller(), TIER)
-    monkeypatch.setattr(time, "time", lambda: now + 40)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 40)
     limiter.spend(caller(), TIER)
     quota = limiter.spend(caller(), TIER)
     assert quota.remaining == 0
     with pytest.raises(RateLimited) as caught:
         limiter.check(caller(), TIER)
     assert 19 <= int(caught.value.headers["retry-after"]) <= 21
-    monkeypatch.setattr(time, "time", lambda: now + 61)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
     limiter.check(caller(), TIER)
     assert limiter.spend(caller(), TIER).remaining == 0
+
+
+def test_a_clock_that_is_set_back_shuts_nobody_out(
+    limiter: Limiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        limiter.spend(caller(), TIER)
+    before = time.time() - 3_600
+    monkeypatch.setattr(time, "time", lambda: before)
+    limiter.spend(caller(), TIER)
+    with pytest.raises(RateLimited) as caught:
+        limiter.check(caller(), TIER)
+    assert int(caught.value.headers["retry-after"]) <= 60
 
 
 def test_more_than_20_calls_that_came_to_nothing_pause_the_account(
@@ -138,7 +151,7 @@ def test_memory_does_not_grow_with_callers_gone(
     for number in range(500):
         limiter.spend(caller(number, account=number), TIER)
     assert len(limiter._storage._windows) == 1_000
-    later = time.time() + 61
-    monkeypatch.setattr(time, "time", lambda: later)
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     limiter.expire()
     assert not limiter._storage._windows
