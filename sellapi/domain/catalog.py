@@ -95,7 +95,13 @@ class Model:
 
     @property
     def output_limit(self) -> int:
-        return self.max_output or DEFAULT_MAX_OUTPUT
+        """Most tokens of an answer. Where the operator has not said it, it is assumed, no more than half
+        of the context, and the provider is told (`Priced.bounded`).
+        """
+        assumed = DEFAULT_MAX_OUTPUT
+        if self.context_length is not None:
+            assumed = max(1, min(assumed, self.context_length // 2))
+        return self.max_output or assumed
 
     @property
     def context_limit(self) -> int:

@@ -49,7 +49,8 @@ class Priced(msgspec.Struct, frozen=True):
     hold: int
     output_limit: int | None
     bounded: bool
-    """The limit is below the model's maximum and not the client's choice."""
+    """The limit is not the client's choice and not what the provider keeps to by itself: it is below
+    the model's maximum, or that maximum is our assumption. It is stated upstream."""
     reserve: int = 0
     """What must be available besides the hold for it to stand: three times as much (the quarter)."""
 
@@ -92,7 +93,8 @@ def price_demand(model: Model, demand: Demand, available: int) -> Priced:
     if limit < floor:
         limit = bound_output(model, demand, available, floor)
     hold = _hold(model, demand, limit)
-    return Priced(hold, limit, bounded=limit < most, reserve=3 * hold if limit > floor else 0)
+    bounded = limit < most or model.max_output is None
+    return Priced(hold, limit, bounded=bounded, reserve=3 * hold if limit > floor else 0)
 
 
 def price_affordable(model: Model, demand: Demand, available: int) -> Priced | None:

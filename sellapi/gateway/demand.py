@@ -272,8 +272,7 @@ def _chat(fields: RawFields, model: Model) -> Asked:
             upper += upper_tokens(*counts) + _UPPER_TOOLS_OVERHEAD
             fair += fair_tokens(*counts)
     upper += len(messages) * _UPPER_MESSAGE_OVERHEAD
-    limit = model.context_limit
-    upper, fair, audio = min(upper, limit), min(fair, limit), min(audio, limit)
+    upper, fair, audio = _fitting(model, upper), _fitting(model, fair), _fitting(model, audio)
     options = asked.stream_options
     return Asked(
         Demand(
@@ -285,6 +284,11 @@ def _chat(fields: RawFields, model: Model) -> Asked:
         stream=bool(asked.stream),
         include_usage=bool(asked.stream and options and options.include_usage),
     )
+
+
+def _fitting(model: Model, tokens: int) -> int:
+    """Never more than the context, where the operator has told it: a guess would hold too little."""
+    return tokens if model.context_length is None else min(tokens, model.context_length)
 
 
 def _prompt_tokens(raw: msgspec.Raw, model: Model) -> tuple[int, int, int]:
@@ -342,8 +346,8 @@ def _embeddings(fields: RawFields, model: Model) -> Asked:
             fair += len(item)
         elif isinstance(item, str) and item:
             counts = _split(item.encode("utf-8", "surrogatepass"))
-            upper += min(upper_tokens(*counts), model.context_limit)
-            fair += min(fair_tokens(*counts), model.context_limit)
+            upper += _fitting(model, upper_tokens(*counts))
+            fair += _fitting(model, fair_tokens(*counts))
         else:
             where = f"input[{index}]" if isinstance(value, list) else "input"
             raise InvalidRequest(

@@ -107,6 +107,14 @@ async def test_the_prompt_is_never_held_above_the_context(front: Front) -> None:
     assert last(front)["hold"] == 1_000 * 100_000 + 200_000
 
 
+async def test_a_context_nobody_told_is_no_bound_on_the_prompt(tmp_path: Path) -> None:
+    async with open_front(tmp_path, grant=1_000_000) as front:
+        front.shop.model("test/new", front.provider)
+        words = [{"role": "user", "content": "密" * 300_000}]
+        await front.chat(model="test/new", messages=words, max_tokens=1)
+        assert last(front)["hold"] >= 300_000 * 100_000
+
+
 async def test_other_alphabets_are_held_by_their_bytes(front: Front) -> None:
     await front.chat(messages=[{"role": "user", "content": "密" * 1_000}], max_tokens=1)
     assert last(front)["hold"] >= 1_000 * 100_000  # Chinese is about a token a character
@@ -140,6 +148,21 @@ async def test_with_credits_for_it_the_models_own_maximum_is_not_stated(tmp_path
         answer = await front.chat()
         assert "x-sellapi-max-tokens" not in answer.headers
         assert "max_tokens" not in front.fake.requests[-1].body
+
+
+@pytest.mark.parametrize(
+    ("context", "limit"), [(None, 16_384), (1_000_000, 16_384), (8_192, 4_096)]
+)
+async def test_a_maximum_nobody_told_is_assumed_and_stated(
+    tmp_path: Path, context: int | None, limit: int
+) -> None:
+    """Else one answer could cost many times what was held for it."""
+    async with open_front(tmp_path, grant=1_000_000) as front:
+        front.shop.model("test/new", front.provider, context_length=context)
+        answer = await front.chat(model="test/new")
+        assert answer.headers["x-sellapi-max-tokens"] == str(limit)
+        assert front.fake.requests[-1].body["max_tokens"] == limit
+        assert last(front)["hold"] >= limit * 200_000
 
 
 @pytest.mark.parametrize(

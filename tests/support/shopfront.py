@@ -125,8 +125,9 @@ async def open_front(
     async with FakeOpenAI(strict=strict) as fake:
         shop = Shopkeeper.open(path)
         provider = shop.provider("fake", fake.url)
-        shop.model(CHAT, provider, upstream="chat-1")
-        shop.model(PRO, provider, upstream="chat-1", tier="pro")
+        known = {"max_output": 16_384, "context_length": 128_000}
+        shop.model(CHAT, provider, upstream="chat-1", **known)
+        shop.model(PRO, provider, upstream="chat-1", tier="pro", **known)
         shop.model(EMBED, provider, upstream="embed-1", mode="embedding", prices={"input": 20_000})
         shop.model(
             IMAGE, provider, upstream="image-1", mode="image", prices={"images": {"*:*": 40_000}}
