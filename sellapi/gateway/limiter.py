@@ -139,7 +139,7 @@ class Limiter:
         )
 
     def spend_rejected(self, caller: Caller, tier: Tier) -> None:
-        """Count a refused call (402, 403, 404); raises `RateLimited` when they come as a flood."""
+        """Count a refused call (400, 402, 403, 404); raises `RateLimited` when they come as a flood."""
         scope = self._scope("rk", caller.key_id, tier.rpm * REJECTED_FACTOR)
         self._figures(scope)
         self._storage.count(scope.key)

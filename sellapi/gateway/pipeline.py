@@ -19,6 +19,7 @@ from sellapi.errors import (
     ApiError,
     InsufficientCredits,
     InvalidApiKey,
+    InvalidRequest,
     ModelNotFound,
     Overloaded,
     RateLimited,
@@ -133,9 +134,9 @@ class Gateway:
                     raise
                 fresh = True  # a pack may have been bought, or a limit raised
                 continue
-            if fields is None:
-                fields = await beside(len(ask.body), decode_body, ask.body)
             try:
+                if fields is None:
+                    fields = await beside(len(ask.body), decode_body, ask.body)
                 model = self._admit(fields, catalog, caller, ask.mode)
                 asked = await beside(len(ask.body), READERS[model.mode], fields, model)
             except _CONFIRMED as refusal:
@@ -143,6 +144,8 @@ class Gateway:
                     self._refuse(caller, tier, refusal)
                 fresh = True
                 continue
+            except InvalidRequest as refusal:
+                self._refuse(caller, tier, refusal)
             priced = price_demand(model, asked.demand, caller.available)
             hold = self._new_hold(ask, caller, catalog, model, fields, asked, priced)
             result = await hold.place()

@@ -5,6 +5,7 @@ Shapes: OpenAI API reference, chat completions, embeddings and images (wire note
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Annotated, Any, Literal
 
@@ -109,8 +110,9 @@ class ImageFields(Fields):
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 SMALL_BYTES = 131_072
-"""What a body may hold besides its few large fields: it is decoded key by key, which costs the
-others' time."""
+"""Beyond so much besides its few large fields it is counted how many keys a body may have, by its colons:
+it is decoded key by key, which costs the others' time."""
+KEYS_MAX = 50_000
 
 
 class _Large(msgspec.Struct):
@@ -128,14 +130,23 @@ class _Large(msgspec.Struct):
 
 
 _LARGE = msgspec.json.Decoder(_Large)
+_HALF_A_PAIR = re.compile(
+    rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})(?<!\\)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+"""A surrogate without its other half, as JavaScript's JSON.stringify writes one."""
 
 
 def _refuse_many_fields(body: bytes) -> None:
     large = _LARGE.decode(body)
-    known = sum(memoryview(getattr(large, name)).nbytes for name in _Large.__struct_fields__)
-    if len(body) - known > SMALL_BYTES:
+    known = [getattr(large, name) for name in _Large.__struct_fields__]
+    if len(body) - sum(memoryview(raw).nbytes for raw in known) <= SMALL_BYTES:
+        return
+    colons = body.count(b":") - sum(bytes(raw).count(b":") for raw in known)
+    if colons > KEYS_MAX:
         raise InvalidRequest(
-            f"The body holds over {SMALL_BYTES // 1024} kB in fields that are never that large."
+            f"The body has far too many fields: beside messages, input and tools at most "
+            f"{KEYS_MAX:,} are taken, those inside of others included."
         )
 
 
@@ -157,6 +168,11 @@ def decode_body(body: bytes) -> dict[str, msgspec.Raw]:
     except msgspec.ValidationError:
         raise InvalidRequest('The body must be a JSON object, for example {"model": …}.') from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        if cut := _HALF_A_PAIR.search(body):
+            raise InvalidRequest(
+                f"The body holds {cut[0].decode()}, one half of a character (an emoji, say, that was "
+                "cut in two): send whole characters."
+            ) from None
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
     return fields
 

@@ -263,7 +263,7 @@ async def test_large_bodies_of_one_account_leave_room_for_others_and_for_small_o
 
 async def test_bodies_made_to_keep_the_parser_busy_are_refused_by_name(tmp_path):
     async with open_front(tmp_path, tier="pro") as front:  # not the short deadlines of the others
-        many = b'{"model": "x", ' + b", ".join(b'"k%d": 1' % n for n in range(40_000)) + b"}"
+        many = b'{"model": "x", ' + b", ".join(b'"k%d": 1' % n for n in range(60_000)) + b"}"
         reply = await front.post("/chat/completions", many)
         assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
         assert "fields" in reply.json()["error"]["message"]

@@ -206,6 +206,23 @@ async def test_lone_surrogates_never_break_the_server(front: Front) -> None:
         assert answer.status_code in (200, 400, 404), (answer.status_code, body)
 
 
+@pytest.mark.parametrize("cut", ["\\ud800", "\\uDE00", "\\ud83dx"])
+async def test_half_a_character_is_refused_in_words(front: Front, cut: str) -> None:
+    """JSON.stringify writes one where JavaScript cut an emoji in two."""
+    body = f'{{"model":"{CHAT}","messages":[{{"role":"user","content":"Hi {cut}"}}]}}'
+    error = await refused(front, "/chat/completions", body.encode())
+    assert cut[:6] in error["message"]
+    assert "whole characters" in error["message"]
+
+
+async def test_a_large_field_we_do_not_know_passes(front: Front) -> None:
+    front.fake.script("/chat/completions", json_reply(completion()))
+    documents = [{"title": f"a: {n}", "text": "words: and more " * 200} for n in range(100)]
+    answer = await front.chat(documents=documents)
+    assert answer.status_code == 200, answer.text
+    assert front.fake.requests[-1].body["documents"] == documents
+
+
 async def test_odd_keys_pass(front: Front) -> None:
     odd = {
         "": 1,
