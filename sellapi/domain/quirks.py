@@ -89,6 +89,8 @@ class OpenAIQuirks:
     """Refuses ``max_tokens`` and wants ``max_completion_tokens``."""
     tools_without_effort: bool = False
     """OpenAI itself refuses function tools unless ``reasoning_effort`` is ``none``."""
+    thinks_unasked: bool = True
+    """Thinks, if it can at all, when the request names no effort."""
     store: bool = True
     """Takes ``store``; others refuse a body with it."""
     response_format: bool = True
@@ -244,6 +246,7 @@ _ANTHROPIC: tuple[tuple[str, Quirks], ...] = (
 
 # --- openai: wire notes 1.2 (token limit), 1.3 (effort and tools), 3.1 (images)
 _GPT_5 = OpenAIQuirks(max_completion_tokens=True)
+_GPT_51 = replace(_GPT_5, thinks_unasked=False)
 
 
 def _gpt(openai: OpenAIQuirks = _GPT_5) -> Quirks:
@@ -259,7 +262,9 @@ _OPENAI: tuple[tuple[str, Quirks], ...] = (
     # Those that cannot do without reasoning.
     (r"gpt-(6-astra|6\.1-sol)", _gpt()),
     (r"gpt-[5-9][^/]*-(pro|codex|chat)", _gpt()),
-    (r"gpt-5(\.[0-3])?(?![\d.])", _gpt()),
+    (r"gpt-5(\.0)?(?![\d.])", _gpt()),
+    (r"gpt-5\.[1-3](?![\d.])", _gpt(_GPT_51)),
+    (r"gpt-5\.4(?![\d.])", _gpt(replace(_GPT_51, tools_without_effort=True))),
     (r"gpt-([5-9]|\d\d)(?!\d)", _gpt(replace(_GPT_5, tools_without_effort=True))),
     (r"grok-([4-9]|\d\d)", Quirks(reasoning=True, hidden_thoughts=True)),
     (r"deepseek-(r\d|reasoner)", Quirks(reasoning=True)),

@@ -185,6 +185,7 @@ class Forwarder:
         first_byte = attempt.route.timeout_s or link.provider.timeout_s
         idle = min(first_byte, self._stream_idle_s) if outbound.stream else first_byte
         attempt.sent = True  # until the engine proves otherwise
+        attempt.thinks = outbound.thinks
         return link.call(outbound, first_byte, idle)
 
     async def _whole(self, hold: Hold, attempt: Attempt) -> Answer:

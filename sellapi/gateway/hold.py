@@ -13,6 +13,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import TracebackType
@@ -26,7 +27,7 @@ from sellapi.domain.credits import format_credits
 from sellapi.domain.holds import Priced, price_affordable
 from sellapi.domain.pricing import charge
 from sellapi.domain.usage import Usage
-from sellapi.errors import ApiError, Overloaded
+from sellapi.errors import ApiError, Overloaded, StorageError
 from sellapi.gateway.demand import Asked
 from sellapi.gateway.stats import Stats
 from sellapi.storage import ledger
@@ -43,6 +44,8 @@ _random = random.Random(os.urandom(32)).getrandbits  # noqa: S311 - not a secret
 SETTLE_WAIT_S = 30.0
 """How long an answer waits for its settlement's commit. It never goes out without: after a crash
 nothing would be left of the charge."""
+VOID_WAIT_S = 2.0
+"""How long an error waits until its request's receipt says so, too."""
 
 
 def new_request_id() -> str:
@@ -60,6 +63,8 @@ class Attempt:
     outcome: str = "running"
     status: int | None = None
     took_ms: int = 0
+    thinks: bool = True
+    """The model may think in answering, as far as the request says (`Outbound.thinks`)."""
 
     @property
     def billable(self) -> bool:
@@ -124,6 +129,7 @@ class Hold:
     _settled: bool = False
     _unpaid: bool = False
     """It was settled for nothing although a provider may bill images for it."""
+    _voided: asyncio.Future[Any] | None = None
 
     # -- place -------------------------------------------------------------------------------------
 
@@ -180,6 +186,9 @@ class Hold:
     ) -> None:
         if not self._resolved:
             self.end(error)
+            if self._voided is not None and isinstance(error, Exception):
+                with suppress(TimeoutError, StorageError):  # it is written later
+                    await self.writer.within(VOID_WAIT_S, self._voided)
         if self._settled:
             delivery = Delivery.DELIVERED if self._delivered else Delivery.UNDELIVERED
             self.writer.post((self.request_id, delivery), ledger.mark_all)
@@ -270,7 +279,7 @@ class Hold:
             self._loss(self.attempts),
         )
         now_ms = time.time_ns() // 1_000_000
-        self.writer.submit(
+        self._voided = self.writer.submit(
             lambda tx: ledger.void(
                 tx,
                 request_id,
@@ -319,8 +328,9 @@ class Hold:
     def _partial_usage(self, *, hidden: bool) -> Usage:
         """What was used when an answer ended early: reported input if known, output as received.
 
-        Where the model hides its thoughts, an answer the client left counts at least the seconds
-        since it was sent times the tokens a second of the catalog; never more than was held for.
+        Where the model hides its thoughts and was not told to have none, an answer the client left
+        counts at least the seconds since it was sent times the tokens a second of the catalog, unless
+        the provider has counted thoughts; never more than was held for.
         """
         decoder = self.decoder
         known = decoder.usage if decoder is not None else None
@@ -330,7 +340,8 @@ class Hold:
         output = max(text.tokens, known.output if known is not None else 0)
         last = self.attempts[-1]
         quirks = last.route.quirks
-        if hidden and quirks.hidden_thoughts:
+        counted = known is not None and known.reasoning > 0
+        if hidden and quirks.hidden_thoughts and last.thinks and not counted:
             seconds = time.monotonic() - last.started
             output = max(output, int(seconds * quirks.tokens_per_second))
         if self.priced.output_limit is not None:
@@ -420,22 +431,15 @@ class Receipt:
         Raises `Overloaded` after `SETTLE_WAIT_S`: the charge is still written as soon as the
         database takes it, and marked as undelivered (refundable).
         """
-        # A cancelled or expired wait only gives up the future: the writer has the operation.
-        self.hold.writer.watch(self.future, SETTLE_WAIT_S)
         try:
-            self.balance = (await self.future).balance
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+            self.balance = (await self.hold.writer.within(SETTLE_WAIT_S, self.future)).balance
+        except TimeoutError:
             raise Overloaded(
                 "The answer is there but its charge cannot be recorded right now. Ask the operator "
                 f"for a refund of {self.hold.request_id}, or try again later.",
                 retry_after=5,
                 should_retry=False,
             ) from None
-        finally:
-            self.hold.writer.unwatch(self.future)
         return self
 
     def to_json(self) -> dict[str, Any]:

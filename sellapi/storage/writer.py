@@ -184,18 +184,24 @@ class Writer:
         """
         self._later.append(_Job(op, together, None, must=True, after=self._submitted))
 
-    def watch(self, future: asyncio.Future[Any], seconds: float) -> None:
-        """Give up (cancel) a future that is not done after ``seconds``; its operation goes on.
+    async def within(self, seconds: float, future: asyncio.Future[T]) -> T:
+        """The result of what was submitted; raises `TimeoutError`, while the operation goes on.
 
-        One timer for all of them; it stands when they have ended. End it with `unwatch`.
+        One timer for all who wait; it stands when they have ended.
         """
         assert self._loop is not None, "the writer was not started"
         self._watched[future] = due = self._loop.time() + seconds
         if due < self._look_at:
             self._look_later(due)
-
-    def unwatch(self, future: asyncio.Future[Any]) -> None:
-        self._watched.pop(future, None)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise TimeoutError from None
+        finally:
+            self._watched.pop(future, None)
 
     def _look_later(self, due: float) -> None:
         assert self._loop is not None

@@ -62,7 +62,7 @@ class Job:
     client_stated_limit: bool = True
     """False when the client named no limit; ``output_limit`` is then stated only if ``bounded``."""
     bounded: bool = False
-    """The limit is below the model's maximum and was not the client's choice: state it upstream."""
+    """As `Priced.bounded`: the limit was not the client's choice and must be stated upstream."""
     account_tag: str = ""
     native: bool = False
     """The provider is the vendor of this protocol itself (api.openai.com), not a compatible one."""
@@ -88,6 +88,8 @@ class Outbound:
     more: tuple[bytes, ...] = ()
     """Further bodies for the same path, when one call cannot carry all; every one must succeed."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    thinks: bool = True
+    """The model may think before it answers; False where the request, or nothing said, forbids it."""
 
 
 class TextCount:

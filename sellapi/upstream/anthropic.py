@@ -77,8 +77,8 @@ class AnthropicAdapter:
                 param="model",
             )
         with refusing_depth(job):
-            body, stream = encode_chat(job, self._memory)
-        return Outbound(_PATH, body, stream)
+            body, stream, thinks = encode_chat(job, self._memory)
+        return Outbound(_PATH, body, stream, thinks=thinks)
 
     def probe(self, upstream_id: str) -> Outbound:
         """The cheapest real call: one output token."""

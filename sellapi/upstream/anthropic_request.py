@@ -49,8 +49,8 @@ _JSON_OBJECT = (
 )
 
 
-def encode_chat(job: Job, memory: ThoughtsMemory) -> tuple[bytes, bool]:
-    """The body and whether it asks for a stream; raises `InvalidRequest`."""
+def encode_chat(job: Job, memory: ThoughtsMemory) -> tuple[bytes, bool, bool]:
+    """The body, whether it asks for a stream, whether the model may think; raises `InvalidRequest`."""
     chat = parse_chat(job)
     _refuse(job, chat)
     limit = _max_tokens(job)
@@ -86,7 +86,7 @@ def encode_chat(job: Job, memory: ThoughtsMemory) -> tuple[bytes, bool]:
     stream = job.stream or limit > STREAM_ABOVE
     if stream:
         body["stream"] = True
-    return orjson.dumps(body), stream
+    return orjson.dumps(body), stream, thinking.on
 
 
 # -------------------------------------------------------------------------- limits and refusals

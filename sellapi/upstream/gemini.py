@@ -29,7 +29,7 @@ from sellapi.upstream.gemini_reply import (
     gemini_usage,
     parse_object,
 )
-from sellapi.upstream.gemini_request import chat_body, model_path
+from sellapi.upstream.gemini_request import chat_body, may_think, model_path
 from sellapi.upstream.gemini_signatures import SignatureStore, extra_of
 from sellapi.upstream.openai_shape import (
     Choice,
@@ -84,8 +84,10 @@ class GeminiAdapter:
             return encode_images(job)
         method = "streamGenerateContent?alt=sse" if job.stream else "generateContent"
         with refusing_depth(job):
-            body = chat_body(job, parse_chat(job), self._signatures)
-        return Outbound(model_path(job.upstream_id, method), body, stream=job.stream)
+            chat = parse_chat(job)
+            body = chat_body(job, chat, self._signatures)
+        thinks = may_think(chat.reasoning_effort, job.quirks.gemini)
+        return Outbound(model_path(job.upstream_id, method), body, job.stream, thinks=thinks)
 
     def probe(self, upstream_id: str) -> Outbound | None:
         """One output token or one embedding; a model that draws is not asked."""

@@ -216,6 +216,11 @@ def _thinking(effort: str | None, quirks: GeminiQuirks) -> JsonObject:
     return config
 
 
+def may_think(effort: str | None, quirks: GeminiQuirks) -> bool:
+    """Not with a budget of none (wire notes 6.4); a level, even the least, is no promise."""
+    return quirks.budgets is None or _thinking(effort, quirks).get("thinkingBudget") != 0
+
+
 def _level(effort: str, levels: tuple[str, ...]) -> str:
     """The wanted level, else the next stronger one the model knows, else its strongest."""
     wanted = _LEVEL_ORDER.index(_LEVELS[effort])

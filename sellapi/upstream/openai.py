@@ -99,7 +99,8 @@ class OpenAIAdapter:
             if job.quirks.openai.response_format:
                 out["response_format"] = _raw("b64_json")
         stream = job.mode == "chat" and job.stream
-        return Outbound(path=_PATHS[job.mode], body=_encode(out), stream=stream)
+        thinks = _thinks(out, job)
+        return Outbound(path=_PATHS[job.mode], body=_encode(out), stream=stream, thinks=thinks)
 
     def probe(self, upstream_id: str) -> Outbound | None:
         """Few tokens of chat; a reasoning model may answer nothing visible: an answer too."""
@@ -220,6 +221,13 @@ def _limit(out: dict[str, msgspec.Raw], job: Job) -> None:
     if job.quirks.openai.max_completion_tokens:
         name = "max_completion_tokens"
     out[name] = given if job.output_limit is None and given else _raw(job.output_limit)
+
+
+def _thinks(out: Mapping[str, msgspec.Raw], job: Job) -> bool:
+    """Whether the model may think, by the effort that is asked for (wire notes 1.3)."""
+    if not _given(out, "reasoning_effort"):
+        return job.quirks.openai.thinks_unasked
+    return bool(_value(out["reasoning_effort"], "reasoning_effort") != "none")
 
 
 def _has_function_tools(fields: Mapping[str, msgspec.Raw]) -> bool:

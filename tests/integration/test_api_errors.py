@@ -330,6 +330,26 @@ async def test_a_providers_failure_is_502_and_never_the_customers_fault(
     assert front.balance() == 10_000_000_000
 
 
+async def test_the_receipt_of_a_failure_is_final_when_the_error_is_there(front: Front) -> None:
+    front.fake.script("/chat/completions", error_reply(503, "busy"))
+    for stream in (False, True):
+        answer = await front.chat(stream=stream)
+        assert answer.status_code == 502
+        (row,) = front.shop.rows(
+            f"SELECT state, http_status FROM requests "
+            f"WHERE request_id = '{answer.headers['x-request-id']}'"
+        )
+        assert (row["state"], row["http_status"]) == ("voided", 502)
+
+
+async def test_refused_bodies_count_too_before_they_are_read_without_end(tmp_path: Path) -> None:
+    async with open_front(tmp_path) as front:
+        statuses = [(await front.post("/chat/completions", b"{")).status_code for _ in range(202)]
+        assert (set(statuses[:200]), statuses[200:]) == ({400}, [429] * 2)  # ten times its calls
+        front.fake.script("/chat/completions", json_reply(completion()))
+        assert (await front.chat()).status_code == 200  # what was paid for is not touched
+
+
 async def test_a_long_wait_is_not_worth_retrying(front: Front) -> None:
     front.fake.script("/chat/completions", error_reply(429, "slow", retry_after="3600"))
     answer = await front.chat()

@@ -393,6 +393,40 @@ async def test_leaving_where_thoughts_are_hidden_charges_for_the_time(front: Fro
     assert row["charge"] <= row["hold"]
 
 
+async def test_leaving_where_no_thoughts_were_wanted_charges_what_was_received(
+    front: Front,
+) -> None:
+    front.shop.model("test/thinker", front.provider, upstream="gpt-5.5")
+    front.fake.script("/chat/completions", raw_reply(data(chunk("abcdefgh")), 5.0))
+    caller = await Caller.post(
+        front, stream=True, model="test/thinker", max_tokens=2_000, reasoning_effort="none"
+    )
+    await caller.until(b"abcdefgh")
+    await asyncio.sleep(0.3)
+    caller.leave()
+    (row,) = await front.settled()
+    assert (row["output_tokens"], row["charge"]) == (2, PROMPT + 2 * 200_000)
+
+
+async def test_leaving_where_the_provider_counts_the_thoughts_charges_by_its_count(
+    front: Front,
+) -> None:
+    front.shop.model("test/thinker", front.provider, upstream="gpt-5.5")
+    so_far = {
+        "prompt_tokens": 10,
+        "completion_tokens": 7,
+        "total_tokens": 17,
+        "completion_tokens_details": {"reasoning_tokens": 5},
+    }
+    front.fake.script("/chat/completions", raw_reply(data(chunk("abcdefgh", usage=so_far)), 5.0))
+    caller = await Caller.post(front, stream=True, model="test/thinker", max_tokens=2_000)
+    await caller.until(b"abcdefgh")
+    await asyncio.sleep(0.3)
+    caller.leave()
+    (row,) = await front.settled()
+    assert (row["output_tokens"], row["charge"]) == (7, 10 * 100_000 + 7 * 200_000)
+
+
 async def test_leaving_after_the_finish_reason_waits_for_the_real_usage(front: Front) -> None:
     front.fake.script(
         "/chat/completions",

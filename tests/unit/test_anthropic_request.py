@@ -25,6 +25,23 @@ def sent(body: dict[str, Any], model: str = "claude-sonnet-4-6", **more: Any) ->
     return request
 
 
+@pytest.mark.parametrize(
+    ("model", "effort", "thinks"),
+    [
+        ("claude-haiku-5-5", None, True),
+        ("claude-haiku-5-5", "none", False),
+        ("claude-opus-5-5", "none", True),  # cannot be switched off
+        ("claude-sonnet-5-5", "none", True),  # only between tools
+        ("claude-sonnet-4-6", None, False),
+    ],
+)
+def test_whether_the_model_thinks_is_known(model: str, effort: str | None, thinks: bool) -> None:
+    body: dict[str, Any] = {"messages": [USER]}
+    if effort is not None:
+        body["reasoning_effort"] = effort
+    assert AnthropicAdapter().encode(job(body, model)).thinks is thinks
+
+
 def refused(body: dict[str, Any], **more: Any) -> str | None:
     with pytest.raises(InvalidRequest) as caught:
         AnthropicAdapter().encode(job(body, **more))

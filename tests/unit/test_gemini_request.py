@@ -35,6 +35,20 @@ TOOL = {
 BARE = {"type": "function", "function": {"name": "now"}}
 
 
+@pytest.mark.parametrize(
+    ("model", "effort", "thinks"),
+    [
+        (OLD, "none", False),
+        (OLD, None, True),
+        ("gemini-2.5-pro", "none", True),  # its least budget is 128
+        (NEW, "none", True),  # minimal is a level, too
+    ],
+)
+def test_whether_the_model_thinks_is_known(model, effort, thinks):
+    body = {"messages": [USER]} | ({"reasoning_effort": effort} if effort else {})
+    assert GeminiAdapter().encode(gemini_job(body, model)).thinks is thinks
+
+
 def encode(body, model=NEW, adapter=None, **more):
     """The body sent, checked by the fake's rules."""
     job = gemini_job({"messages": [USER]} | body, model, **more)

@@ -47,6 +47,33 @@ def test_unknown_and_known_fields_keep_their_bytes():
 
 
 @pytest.mark.parametrize(
+    "upstream_id, effort, thinks",
+    [
+        ("gpt-5.4", None, False),
+        ("gpt-5.1-mini", None, False),
+        ("gpt-5.4", "low", True),
+        ("gpt-5.5", None, True),
+        ("gpt-5.5", "none", False),
+        ("gpt-5", None, True),
+        ("gpt-5-mini", None, True),
+        ("gpt-5.2-chat-latest", None, True),
+        ("gpt-5.4-pro", None, True),
+        ("o3", None, True),
+    ],
+)
+def test_whether_the_model_thinks_is_known_by_the_effort(upstream_id, effort, thinks):
+    """Wire notes 1.3."""
+    body = {} if effort is None else {"reasoning_effort": effort}
+    out = OpenAIAdapter().encode(openai_job(upstream_id=upstream_id, body=body))
+    assert out.thinks is thinks
+
+
+def test_tools_switch_thinking_off_where_openai_wants_it_so():
+    job = openai_job(upstream_id="gpt-5.5", body={"tools": TOOLS}, native=True)
+    assert not OpenAIAdapter().encode(job).thinks
+
+
+@pytest.mark.parametrize(
     "options, wanted",
     [
         (None, {"include_usage": True}),
