@@ -63,8 +63,14 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--long-context", type=int, help="Tokens above which long prices hold."),
         click.option("--tier", type=click.Choice(["free", "pro"]), help="Who may call it."),
         click.option("--name", help="Shown to customers."),
-        click.option("--context", type=int, help="Context length in tokens."),
-        click.option("--max-output", type=int, help="Longest answer in tokens."),
+        click.option(
+            "--context", type=int, help="Context length in tokens; else prompts count whole."
+        ),
+        click.option(
+            "--max-output",
+            type=int,
+            help="Longest answer of the provider in tokens; else 16384, sent as a limit.",
+        ),
         click.option("--modalities", metavar="text,image", help="What it takes."),
         click.option("--allow-fields", metavar="A,B", help="Billing fields allowed at its price."),
     ]
