@@ -60,7 +60,7 @@ def migrate(path: str | Path, by: By | None = None) -> DbCheck:
     try:
         database.check_owner()
         if database.schema_version() < SCHEMA_VERSION:
-            _refuse_if_served(database.path)
+            _refuse_if_served(database)
         applied = database.migrate()
         if applied:
             _record(database, by, "db.migrate", {"applied": applied})
@@ -69,10 +69,10 @@ def migrate(path: str | Path, by: By | None = None) -> DbCheck:
         database.close()
 
 
-def _refuse_if_served(path: Path) -> None:
-    pid = files.running_server(path)
+def _refuse_if_served(database: Database) -> None:
+    pid = files.running_server(database)
     if pid is not None:
-        raise Refused(f"a server runs on {path} (pid {pid}): stop it first")
+        raise Refused(f"a server runs on {database.path} (pid {pid}): stop it first")
 
 
 def check(path: str | Path) -> DbCheck:
@@ -151,12 +151,13 @@ def restore(
     Refused while a server runs, and for a file that is damaged, of an older or newer schema, or
     whose ledger does not verify.
     """
-    database, backup_file = Path(path), Path(source)
+    present, backup_file = Database(path), Path(source)
+    database = present.path
     if database.exists():
-        Database(database).check_owner()
+        present.check_owner()
         if database.samefile(backup_file) if backup_file.exists() else False:
             raise Refused("that is the database itself")
-    _refuse_if_served(database)
+    _refuse_if_served(present)
     if not backup_file.is_file():
         raise Refused(f"there is no file {backup_file}")
     scratch = database.with_name(f".{database.name}.restore-{os.getpid()}")

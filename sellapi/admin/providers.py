@@ -226,9 +226,9 @@ def provider_rows(noun: Noun, tx: Tx) -> dict[str, Provider]:
 
 def _serving_engine(noun: Noun, tx: Tx) -> str:
     """What carries calls: as a running server says, or else the settings here."""
-    path = noun.desk.database.path
-    served = instances.served_engine(tx, path, noun.desk.now())
-    return served or Settings.load({"database": str(path)}, noun.desk.env).engine
+    database = noun.desk.database
+    served = instances.served_engine(tx, database.path, noun.desk.now())
+    return served or Settings.load({"database": str(database.given)}, noun.desk.env).engine
 
 
 def _wanted_for_proxy(noun: Noun, tx: Tx, row: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import sqlite3
@@ -134,13 +135,14 @@ def open_copy(path: Path, name: Path) -> Database:
     return database
 
 
-def running_server(database: Path) -> int | None:
+def running_server(database: Database) -> int | None:
     """The pid of a server that uses the file now, or None. Works on a damaged database too."""
-    for lock in database.parent.glob(f"{database.name}-instance-*.lock"):
-        instance_id = lock.name.removeprefix(f"{database.name}-instance-").removesuffix(".lock")
-        if instances.is_alive(database, instance_id):
+    path = database.path
+    for lock in path.parent.glob(f"{glob.escape(path.name)}-instance-*.lock"):
+        instance_id = lock.name.removeprefix(f"{path.name}-instance-").removesuffix(".lock")
+        if instances.is_alive(path, instance_id):
             try:
-                connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+                connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
                 row = connection.execute(
                     "SELECT pid FROM instances WHERE id = ?", (instance_id,)
                 ).fetchone()

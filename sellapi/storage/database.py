@@ -201,10 +201,13 @@ class Database:
         busy_timeout_ms: int = BUSY_TIMEOUT_MS,
         pragmas: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.given = Path(path)
+        """As the operator wrote it: `sellapi.toml` stands beside that."""
+        # The file itself: whoever comes by a symlink must find the same locks and log beside it.
+        self.path = Path(os.path.realpath(path))
         self._opened = threading.local()
         self.peewee = peewee.SqliteDatabase(
-            f"file:{quote(str(self.path.absolute()))}?mode=rw",  # never creates what is missing
+            f"file:{quote(str(self.path))}?mode=rw",  # never creates what is missing
             uri=True,
             pragmas={"busy_timeout": busy_timeout_ms, **_PRAGMAS, **(pragmas or {})},
             timeout=busy_timeout_ms / 1000,

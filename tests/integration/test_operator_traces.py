@@ -79,7 +79,7 @@ def test_a_restore_looks_for_servers_by_their_locks_not_by_their_rows(tmp_path):
     instance.register()
     with admin.desk.database.transaction() as tx:
         tx.execute("DELETE FROM instances")
-    assert whole_files.running_server(tmp_path / "shop.db") is not None
+    assert whole_files.running_server(admin.desk.database) is not None
     with pytest.raises(Refused, match="a server runs"):
         files.restore(tmp_path / "shop.db", tmp_path / "copy.db")
 
