@@ -45,6 +45,7 @@ zipapp: $(VENV)/.dev ## Build dist/sellapi.pyz, the one file to copy to a server
 	@$(PY) tools/zipapp.py
 
 example: $(VENV)/.runtime ## Write sellapi.db.example anew (after a change of schema or catalog)
+	@rm -f sellapi.db.example
 	@$(PY) cli.py db example sellapi.db.example
 
 chaos: $(VENV)/.dev ## Kill, lock, fill and break a real server under load; count every microcredit (ARGS=--rounds 8)

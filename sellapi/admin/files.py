@@ -128,14 +128,9 @@ def backup(
     except Refused as error:
         raise Refused(f"the backup stands in {path}, but {error}") from error
     finally:
-        _remove(scratch)
+        files.remove(scratch)
     _record(database, by, "db.backup", {"file": result.file, "head": result.head})
     return result
-
-
-def _remove(path: Path) -> None:
-    for side in ("", "-wal", "-shm"):
-        Path(f"{path}{side}").unlink(missing_ok=True)
 
 
 def restore(
@@ -173,7 +168,7 @@ def restore(
             Path(f"{scratch}{side}").unlink(missing_ok=True)
         kept = files.put_in_place(scratch, database, clock())
     finally:
-        _remove(scratch)
+        files.remove(scratch)
     result = _result(database, found, schema, kept)
     restored = Database(database)
     try:
@@ -185,14 +180,15 @@ def restore(
 
 
 def example(target: str | Path) -> DbCheck:
-    """Write a migrated database with the default catalog, the same bytes' worth every time."""
-    path = Path(target)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        init(scratch, actor="example", via="cli", env={}, clock=lambda: EXAMPLE_TIME)
-        files.freeze(scratch, EXAMPLE_TIME)
-        scratch.chmod(0o644)
-        scratch.replace(path)
-    finally:
-        _remove(scratch)
-    return check(path)
+    """Write a migrated database with the default catalog, the same bytes' worth every time.
+
+    It overwrites nothing: the name may be a shop's.
+    """
+    with files.new_file(Path(target)) as part:
+        init(part, actor="example", via="cli", env={}, clock=lambda: EXAMPLE_TIME)
+        files.freeze(part, EXAMPLE_TIME)
+        result = check(part)
+        if not result.ok:
+            raise Refused(f"the example was not written, it is damaged: {result.problems[0]}")
+        part.chmod(0o644)
+    return result

@@ -63,7 +63,7 @@ def restore(out: Out, file: Path, yes: bool) -> None:
 @command(db, "example", example="sellapi db example sellapi.db.example")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("sellapi.db.example"))
 def example(out: Out, file: Path) -> None:
-    """Write a migrated database with the default catalog."""
+    """Write a migrated database with the default catalog. It overwrites nothing."""
     from sellapi.admin import files
 
     out.one(files.example(file))

@@ -7,7 +7,8 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sellapi.errors import DatabaseUnavailable, Refused, SchemaMismatch
@@ -15,7 +16,18 @@ from sellapi.storage import instances
 from sellapi.storage.database import Database, explain_trouble
 from sellapi.storage.migrations import SCHEMA_VERSION
 
-__all__ = ["backup", "check", "copy_aside", "running_server"]
+__all__ = [
+    "backup",
+    "check",
+    "copy_aside",
+    "fold_wal",
+    "freeze",
+    "new_file",
+    "open_copy",
+    "put_in_place",
+    "remove",
+    "running_server",
+]
 
 STEP_PAGES = 1_000
 PAUSE_S = 0.01
@@ -43,6 +55,37 @@ def check(database: Database) -> list[str]:
     return problems[:100]
 
 
+def remove(path: Path) -> None:
+    """Remove a database file and what SQLite keeps beside it."""
+    for side in ("", *_SIDE_FILES, "-journal"):
+        Path(f"{path}{side}").unlink(missing_ok=True)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """A hidden file (mode 0600) to write a database into; it gets its name when the block ends well.
+
+    Nothing is overwritten, and nothing stays of what failed.
+    """
+    if target.exists():
+        raise Refused(f"{target} exists, and nothing is overwritten: remove it, or name another")
+    if not target.parent.is_dir():
+        raise Refused(f"there is no directory {target.parent}")
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        try:
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            os.link(part, target)  # unlike rename, never replaces a file that came meanwhile
+            _sync_directory(target.parent)
+        finally:
+            remove(part)
+    except OSError as error:
+        raise DatabaseUnavailable(f"{target} could not be written: {error.strerror}") from error
+
+
 def backup(
     database: Database, target: Path, progress: Callable[[int, int], None] | None = None
 ) -> None:
@@ -52,25 +95,11 @@ def backup(
     again (sqlite.org/c3ref/backup_finish.html); under load that would never end, so after a few
     restarts the rest is copied in one step, which holds one read snapshot for as long as it takes.
     """
-    if target.exists():
-        raise Refused(f"{target} exists: a backup overwrites nothing")
-    if not target.parent.is_dir():
-        raise Refused(f"there is no directory {target.parent}")
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    try:
-        _copy(database, part, progress)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.link(part, target)  # unlike rename, never replaces a file that came meanwhile
-        _sync_directory(target.parent)
-    except (OSError, sqlite3.Error) as error:
-        if isinstance(error, sqlite3.Error):
+    with new_file(target) as part:
+        try:
+            _copy(database, part, progress)
+        except sqlite3.Error as error:
             raise explain_trouble(error) from error
-        raise DatabaseUnavailable(f"the backup could not be written: {error.strerror}") from error
-    finally:
-        for side in ("", *_SIDE_FILES, "-journal"):
-            Path(f"{part}{side}").unlink(missing_ok=True)
 
 
 def _copy(database: Database, part: Path, progress: Callable[[int, int], None] | None) -> None:

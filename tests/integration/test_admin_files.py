@@ -1,6 +1,8 @@
 """Backups that verify, restores that refuse what they must, and a doctor that finds trouble."""
 
+import json
 import sqlite3
+import subprocess
 import threading
 
 import pytest
@@ -10,6 +12,7 @@ from sellapi.errors import Refused
 from sellapi.storage import backup as storage_backup
 from sellapi.storage.database import Database
 from sellapi.storage.journal import Instance
+from tests.support.process import SOURCE, clean_env
 from tests.support.shop import Requests, open_shop, quick
 
 
@@ -135,6 +138,29 @@ def test_the_example_is_the_same_every_time(tmp_path):
     for name in ("a", "b"):
         assert files.example(tmp_path / name).ok
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_example_is_never_written_over_a_shop(admin, tmp_path):
+    done = subprocess.run(
+        [*SOURCE, "db", "example", "shop.db", "--json"],
+        cwd=tmp_path,
+        env=clean_env(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1, done
+    assert "nothing is overwritten" in json.loads(done.stderr)["error"]["message"]
+    assert (tmp_path / "shop.db").stat().st_mode & 0o777 == 0o600
+    assert admin.users.show("ann@shop.test").id == 1
+
+
+def test_an_example_that_is_damaged_is_not_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage_backup, "check", lambda _: ["entries: row 1 is missing"])
+    with pytest.raises(Refused, match="row 1 is missing"):
+        files.example(tmp_path / "sellapi.db.example")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _ok(admin, name):
