@@ -67,8 +67,11 @@ def new_file(target: Path) -> Iterator[Path]:
 
     Nothing is overwritten, and nothing stays of what failed.
     """
-    if target.exists():
-        raise Refused(f"{target} exists, and nothing is overwritten: remove it, or name another")
+    for side in ("", *_SIDE_FILES):  # a WAL left there would be replayed into the new file
+        if Path(f"{target}{side}").exists():
+            raise Refused(
+                f"{target}{side} exists, and nothing is overwritten: remove it, or name another"
+            )
     if not target.parent.is_dir():
         raise Refused(f"there is no directory {target.parent}")
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
@@ -209,30 +212,40 @@ def freeze(path: Path, applied_at: int) -> None:
 
 
 def copy_aside(path: Path, scratch: Path) -> None:
-    """Copy a backup beside the database, so that checking it changes nothing in the original."""
-    fd = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    with os.fdopen(fd, "wb") as target, path.open("rb") as source:
-        shutil.copyfileobj(source, target, 1 << 20)
-        target.flush()
-        os.fsync(target.fileno())
+    """Copy a backup beside the database, so that checking it changes nothing in the original.
+
+    With its WAL: where the files of a killed server were copied, its last commits are only there.
+    """
+    original = path.resolve()
+    for side in ("", "-wal"):
+        part = Path(f"{original}{side}")
+        if side and not part.exists():
+            continue
+        fd = os.open(f"{scratch}{side}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        with os.fdopen(fd, "wb") as target, part.open("rb") as source:
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
 
 
 def put_in_place(scratch: Path, database: Path, now: float) -> Path | None:
     """Move the old database (with its WAL) aside and the new one in; returns where the old one is."""
-    kept: Path | None = None
-    if database.exists():
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
-        kept = database.with_name(f"{database.name}.before-restore-{stamp}")
-        number = 1
-        while kept.exists():
-            number += 1
-            kept = database.with_name(f"{database.name}.before-restore-{stamp}-{number}")
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
+    kept = database.with_name(f"{database.name}.before-restore-{stamp}")
+    number = 1
+    while kept.exists():
+        number += 1
+        kept = database.with_name(f"{database.name}.before-restore-{stamp}-{number}")
+    stands = database.exists()
+    if stands:
         _fold_if_possible(database)
-        for side in _SIDE_FILES:  # first: a WAL beside the wrong file would be replayed into it
-            beside = Path(f"{database}{side}")
-            if beside.exists():
-                beside.rename(f"{kept}{side}")
+    # First, and of a database that is gone too: a WAL beside the wrong file is replayed into it.
+    for side in _SIDE_FILES:
+        beside = Path(f"{database}{side}")
+        if beside.exists():
+            beside.rename(f"{kept}{side}")
+    if stands:
         database.rename(kept)
     scratch.rename(database)
     _sync_directory(database.parent)
-    return kept
+    return kept if stands else None

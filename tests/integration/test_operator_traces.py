@@ -17,7 +17,8 @@ import pytest
 from sellapi.admin import files
 from sellapi.errors import Refused
 from sellapi.storage import backup as whole_files
-from tests.support.process import SOURCE, clean_env
+from sellapi.storage.database import Database
+from tests.support.process import SOURCE, clean_env, serve
 from tests.support.shop import open_shop
 from tests.support.shopfront import open_front
 
@@ -68,6 +69,59 @@ def test_a_crash_in_the_middle_of_a_restore_loses_nothing_of_the_old_database(
     with sqlite3.connect(alone) as old:
         assert old.execute("SELECT count(*) FROM accounts").fetchone() == (1,)
     old.close()
+
+
+def _killed(tmp_path: Path) -> tuple[Path, str, str]:
+    """A shop whose server was killed after a sale, so that the sale stands in the WAL.
+
+    With the ledger's heads before it, as backed up in copy.db, and after it.
+    """
+    path = tmp_path / "shop.db"
+    admin = open_shop(path)
+    admin.users.add(EMAIL)
+    before = files.backup(admin.desk.database, tmp_path / "copy.db").head
+    with serve("--database", "shop.db", cwd=tmp_path, env=clean_env(tmp_path)) as server:
+        admin.packs.sell(EMAIL, "starter")
+        after = admin.ledger.verify().head
+        admin.desk.database.close()
+        server.process.kill()
+        server.process.wait()
+    return path, before, after
+
+
+def _head(path: Path) -> str:
+    admin = open_shop(None, database=Database.open(path))
+    head = admin.ledger.verify().head
+    admin.desk.database.close()
+    return head
+
+
+@pytest.mark.parametrize("by_link", [False, True], ids=["file", "symlink"])
+def test_a_restore_takes_the_sales_that_stand_in_the_wal_beside_the_backup(tmp_path, by_link):
+    path, _, head = _killed(tmp_path)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    for side in ("", "-wal", "-shm"):
+        shutil.copy2(f"{path}{side}", saved)
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    source = saved / "shop.db"
+    if by_link:
+        source = tmp_path / "link.db"
+        source.symlink_to(saved / "shop.db")
+    assert files.restore(path, source).head == head
+    assert _head(path) == head
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+
+
+def test_the_wal_of_a_database_that_is_gone_is_not_replayed_into_what_takes_its_place(tmp_path):
+    path, before, _ = _killed(tmp_path)
+    path.unlink()
+    with pytest.raises(Refused, match=r"shop\.db-wal exists"):
+        files.example(path)
+    restored = files.restore(path, tmp_path / "copy.db", clock=lambda: 0.0)
+    assert (restored.head, restored.kept) == (before, None)
+    assert _head(path) == before
+    assert (tmp_path / "shop.db.before-restore-19700101T000000-wal").stat().st_size > 0
 
 
 def test_a_restore_looks_for_servers_by_their_locks_not_by_their_rows(tmp_path):
