@@ -6,11 +6,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from sellapi.admin.setup import init
 from sellapi.admin.views import BackupResult, DbCheck
-from sellapi.errors import DatabaseMissing, Refused, StorageError
+from sellapi.errors import DatabaseMissing, DatabaseUnavailable, Refused, StorageError
 from sellapi.storage import audit
 from sellapi.storage import backup as files
 from sellapi.storage.database import Database
@@ -49,6 +50,17 @@ def _record(database: Database, by: By | None, act: str, after: Mapping[str, obj
             before=None,
             after=json.dumps(after, sort_keys=True),
         )
+
+
+def _unrecorded(
+    database: Database, by: By | None, act: str, after: Mapping[str, object]
+) -> str | None:
+    """Record an act whose file stands already; returns why the audit cannot have it."""
+    try:
+        _record(database, by, act, after)
+    except StorageError as error:
+        return str(error)
+    return None
 
 
 def migrate(path: str | Path, by: By | None = None) -> DbCheck:
@@ -100,11 +112,18 @@ def _result(file: Path, found: Found, schema: int, kept: Path | None = None) -> 
     )
 
 
-def _verified(database: Database, path: Path, progress: Progress | None = None) -> Found:
-    found = verify(database, progress)
+def _examined(copy: Path, name: Path, progress: Progress | None) -> tuple[Found, int]:
+    """The ledger and the schema in a copy of the file ``name``; raises `Refused` for a bad one."""
+    database = files.open_copy(copy, name)
+    try:
+        found, schema = verify(database, progress), database.schema_version()
+    except DatabaseUnavailable as error:
+        raise DatabaseUnavailable(f"{name} could not be checked: {error}") from error
+    finally:
+        database.close()
     if found.difference is not None:
-        raise Refused(f"the ledger in {path} does not add up: {found.difference}")
-    return found
+        raise Refused(f"the ledger in {name} does not add up: {found.difference}")
+    return found, schema
 
 
 def backup(
@@ -114,23 +133,24 @@ def backup(
     *,
     by: By | None = None,
 ) -> BackupResult:
-    """An online backup that was opened again, checked and verified; it overwrites nothing."""
+    """An online backup that was opened again, checked and verified; it overwrites nothing.
+
+    A copy of a shop that does not verify stays: it may be the last one there is. One that could not
+    be finished or read does not.
+    """
     path = Path(target)
-    files.backup(database, path, progress)
-    scratch = path.with_name(f".{path.name}.check-{os.getpid()}")
-    files.copy_aside(path, scratch)
-    try:
-        copy = files.open_copy(scratch, path)
+    bad: Refused | None = None
+    with files.new_file(path) as part:
+        files.copy_online(database, part, progress)
         try:
-            result = _result(path, _verified(copy, path, progress), copy.schema_version())
-        finally:
-            copy.close()
-    except Refused as error:
-        raise Refused(f"the backup stands in {path}, but {error}") from error
-    finally:
-        files.remove(scratch)
-    _record(database, by, "db.backup", {"file": result.file, "head": result.head})
-    return result
+            found, schema = _examined(part, path, progress)
+        except Refused as error:
+            bad = error
+    if bad is not None:
+        raise Refused(f"the backup stands in {path}, but {bad}") from bad
+    result = _result(path, found, schema)
+    told = {"file": result.file, "head": result.head}
+    return replace(result, unrecorded=_unrecorded(database, by, "db.backup", told))
 
 
 def restore(
@@ -158,14 +178,7 @@ def restore(
     scratch = database.with_name(f".{database.name}.restore-{os.getpid()}")
     try:
         files.copy_aside(backup_file, scratch)
-        copy = files.open_copy(scratch, backup_file)
-        try:
-            found, schema = _verified(copy, backup_file, progress), copy.schema_version()
-            files.fold_wal(copy)
-        finally:
-            copy.close()
-        for side in ("-wal", "-shm"):
-            Path(f"{scratch}{side}").unlink(missing_ok=True)
+        found, schema = _examined(scratch, backup_file, progress)
         kept = files.put_in_place(scratch, database, clock())
     finally:
         files.remove(scratch)
@@ -173,10 +186,9 @@ def restore(
     restored = Database(database)
     try:
         told = {"file": str(backup_file), "head": result.head, "kept": result.kept}
-        _record(restored, by, "db.restore", told)
+        return replace(result, unrecorded=_unrecorded(restored, by, "db.restore", told))
     finally:
         restored.close()
-    return result
 
 
 def example(target: str | Path) -> DbCheck:

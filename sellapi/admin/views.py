@@ -588,6 +588,8 @@ class BackupResult:
     head: str
     kept: str | None = None
     """Where the database before the restore was kept."""
+    unrecorded: str | None = None
+    """Why the audit does not have what was done; None when it has."""
 
 
 @dataclass(frozen=True, slots=True)

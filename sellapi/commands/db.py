@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sellapi.commands.common import Out, actor, command, group
+
+if TYPE_CHECKING:
+    from sellapi.admin.views import BackupResult
 
 
 @group(
@@ -44,7 +48,7 @@ def backup(out: Out, file: Path) -> None:
 
     with out.progress("backing up") as progress:
         result = files.backup(out.admin.desk.database, file, progress, by=(actor(), "cli"))
-    out.one(result)
+    _told(out, result)
 
 
 @command(db, "restore", example="sellapi db restore /backups/shop-2026-11-23.db --yes")
@@ -57,7 +61,13 @@ def restore(out: Out, file: Path, yes: bool) -> None:
     out.confirm(f"Replace {out.path} by {file}? The old one is kept beside it.", yes=yes)
     with out.progress("checking the backup") as progress:
         result = files.restore(out.path, file, progress, by=(actor(), "cli"))
+    _told(out, result)
+
+
+def _told(out: Out, result: BackupResult) -> None:
     out.one(result)
+    if result.unrecorded:
+        out.note(f"it is done, but the audit does not have it: {result.unrecorded}")
 
 
 @command(db, "example", example="sellapi db example sellapi.db.example")

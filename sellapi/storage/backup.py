@@ -13,14 +13,13 @@ from pathlib import Path
 
 from sellapi.errors import DatabaseUnavailable, Refused, SchemaMismatch
 from sellapi.storage import instances
-from sellapi.storage.database import Database, explain_trouble
+from sellapi.storage.database import Database, explain_trouble, is_of_writing
 from sellapi.storage.migrations import SCHEMA_VERSION
 
 __all__ = [
-    "backup",
     "check",
     "copy_aside",
-    "fold_wal",
+    "copy_online",
     "freeze",
     "new_file",
     "open_copy",
@@ -89,20 +88,21 @@ def new_file(target: Path) -> Iterator[Path]:
         raise DatabaseUnavailable(f"{target} could not be written: {error.strerror}") from error
 
 
-def backup(
-    database: Database, target: Path, progress: Callable[[int, int], None] | None = None
+def copy_online(
+    database: Database, part: Path, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Copy a database in use into one self-contained file (mode 0600), complete or not at all.
+    """Copy a database in use into one self-contained file.
 
     Small steps let the WAL be checkpointed meanwhile. A write by another process makes SQLite begin
     again (sqlite.org/c3ref/backup_finish.html); under load that would never end, so after a few
     restarts the rest is copied in one step, which holds one read snapshot for as long as it takes.
     """
-    with new_file(target) as part:
-        try:
-            _copy(database, part, progress)
-        except sqlite3.Error as error:
-            raise explain_trouble(error) from error
+    try:
+        _copy(database, part, progress)
+    except sqlite3.Error as error:
+        if is_of_writing(error):
+            raise explain_trouble(error, f"the disk of {part.parent}") from error
+        raise explain_trouble(error) from error
 
 
 def _copy(database: Database, part: Path, progress: Callable[[int, int], None] | None) -> None:
@@ -142,10 +142,11 @@ def _sync_directory(directory: Path) -> None:
 
 
 def open_copy(path: Path, name: Path) -> Database:
-    """A copy of the backup ``name``, opened for checking; raises `Refused` when it is of no use."""
-    if not path.is_file():
-        raise Refused(f"there is no file {name}")
-    database = Database(path)
+    """A copy of the backup ``name``, opened for checking; raises `Refused` when it is of no use.
+
+    It is and stays one file: what stands in a WAL beside it is brought into it.
+    """
+    database = Database(path, pragmas={"journal_mode": "delete"})
     try:
         version = database.schema_version()
         problems = check(database)
@@ -185,16 +186,11 @@ def running_server(database: Database) -> int | None:
     return None
 
 
-def fold_wal(database: Database) -> None:
-    """Bring what stands in the WAL into the file itself."""
-    database.raw().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
 def _fold_if_possible(path: Path) -> None:
     """Leave nothing in a WAL that is about to be moved: a crash between two renames would lose it."""
     database = Database(path)
     try:
-        fold_wal(database)
+        database.raw().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         database.close()
     except (DatabaseUnavailable, sqlite3.Error):
         database.forget()  # it is damaged, which may be why it is restored
@@ -221,11 +217,17 @@ def copy_aside(path: Path, scratch: Path) -> None:
         part = Path(f"{original}{side}")
         if side and not part.exists():
             continue
-        fd = os.open(f"{scratch}{side}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        with os.fdopen(fd, "wb") as target, part.open("rb") as source:
-            shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())
+        try:
+            fd = os.open(f"{scratch}{side}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            with os.fdopen(fd, "wb") as target, part.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+                target.flush()
+                os.fsync(target.fileno())
+        except OSError as error:
+            to = scratch.parent
+            raise DatabaseUnavailable(
+                f"{part} could not be copied to {to}: {error.strerror}"
+            ) from error
 
 
 def put_in_place(scratch: Path, database: Path, now: float) -> Path | None:

@@ -28,7 +28,15 @@ from sellapi.errors import (
 )
 from sellapi.storage.migrations import MIGRATIONS, SCHEMA_VERSION
 
-__all__ = ["Database", "Tx", "check_schema", "explain_trouble", "is_full", "is_transient"]
+__all__ = [
+    "Database",
+    "Tx",
+    "check_schema",
+    "explain_trouble",
+    "is_full",
+    "is_of_writing",
+    "is_transient",
+]
 
 BUSY_TIMEOUT_MS = 10_000
 STATEMENTS = 256
@@ -72,6 +80,16 @@ _WORDS = {
 }
 
 
+_WRITING = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+}
+"""Extended result codes that only come of writing a file."""
+
+
 def _driver_error(error: BaseException | None) -> sqlite3.Error | None:
     while error is not None:
         if isinstance(error, sqlite3.Error):
@@ -96,13 +114,18 @@ def is_full(error: BaseException) -> bool:
     return _code(error) == sqlite3.SQLITE_FULL
 
 
-def explain_trouble(error: BaseException) -> DatabaseUnavailable:
+def is_of_writing(error: BaseException) -> bool:
+    """Whether a copy failed at the file it was written to, not at the one it was read from."""
+    return getattr(_driver_error(error), "sqlite_errorcode", None) in _WRITING
+
+
+def explain_trouble(error: BaseException, where: str = "the database") -> DatabaseUnavailable:
     """A driver's error in the words of someone who has to mend it."""
     # What the driver makes of SQLITE_NOMEM.
     code = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else _code(error)
     words = _WORDS.get(code) if code is not None else None
     driver = _driver_error(error)
-    return DatabaseUnavailable(f"the database {words or f'refused: {driver or error}'}")
+    return DatabaseUnavailable(f"{where} {words or f'refused: {driver or error}'}")
 
 
 Statement = str | peewee.Query
