@@ -14,6 +14,7 @@ from sellapi.admin.views import Check, Model, Provider, Server, Status
 from sellapi.admin.words import DAY
 from sellapi.errors import StorageError
 from sellapi.storage import instances, reports
+from sellapi.storage.database import Database
 from sellapi.storage.migrations import SCHEMA_VERSION
 from sellapi.storage.writer import FREE_DISK_BYTES
 
@@ -22,12 +23,18 @@ __all__ = ["Upkeep", "unopened"]
 YEAR_2026 = 1_767_225_600
 
 
-def unopened(error: StorageError) -> tuple[Check, ...]:
-    """Doctor's finding when the database cannot even be opened; the error says how to mend it."""
+def unopened(database: str | Path, error: StorageError) -> tuple[Check, ...]:
+    """Doctor's findings when the database cannot even be opened; the error says how to mend it.
+
+    A full or read-only disk is told by what is around the file: SQLite only says that it cannot.
+    """
     found, _, mend = str(error).partition(": ")
     if not mend:
         found, _, mend = found.partition("; ")
-    return (Check("database", False, found, mend or "restore a backup: `sellapi db restore FILE`"),)
+    mend = mend or "restore a backup: `sellapi db restore FILE`"
+    path = Database(database).path
+    around = _file_checks(path) if path.is_file() else []
+    return (Check("database", False, found, mend), *around)
 
 
 def _size(path: Path) -> int:
@@ -35,6 +42,43 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _file_checks(path: Path) -> list[Check]:
+    """Who may use the database's file, and the disk it is on."""
+    info = path.stat()
+    open_to_others = stat.S_IMODE(info.st_mode) & 0o077
+    checks = [
+        Check(
+            "permissions",
+            not open_to_others,
+            f"{path} has mode {stat.S_IMODE(info.st_mode):04o}",
+            f"chmod 600 {path}" if open_to_others else "",
+        )
+    ]
+    if info.st_uid != os.geteuid():
+        checks.append(
+            Check("owner", False, f"{path} belongs to uid {info.st_uid}", "run as its owner")
+        )
+    return [*checks, _writable(path), _disk(path.parent)]
+
+
+def _writable(path: Path) -> Check:
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        mend = "mount it for writing (`mount -o remount,rw`); `dmesg` may say why it is not"
+        return Check("writable", False, f"the disk of {path.parent} is read-only", mend)
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return Check("writable", True, f"{path.parent} is writable", "")
+    mend = "let the user of the server write the file and its directory"
+    return Check("writable", False, f"{path.parent} is read-only", mend)
+
+
+def _disk(directory: Path) -> Check:
+    free = shutil.disk_usage(directory).free
+    ok = free >= FREE_DISK_BYTES * 4
+    found = f"{free // 2**20:,} MB free" if free >= 2**20 else f"the disk of {directory} is full"
+    mend = "free some space: below 64 MB no new request is taken"
+    return Check("disk", ok, found, "" if ok else mend)
 
 
 class Upkeep(Noun):
@@ -76,7 +120,7 @@ class Upkeep(Noun):
     def doctor(self) -> tuple[Check, ...]:
         from sellapi.admin.providers import Providers
 
-        checks = [*self._files(), self._disk(), self._integrity(), *self._clock()]
+        checks = [*_file_checks(self.desk.database.path), self._integrity(), *self._clock()]
         checks += self._holds()
         models, providers = Models(self.desk).list(), Providers(self.desk).list()
         checks += [_provider_check(p) for p in providers if p.enabled]
@@ -91,39 +135,6 @@ class Upkeep(Noun):
                 )
             )
         return (*checks, *_model_checks(models))
-
-    def _files(self) -> list[Check]:
-        path = self.desk.database.path
-        info = path.stat()
-        open_to_others = stat.S_IMODE(info.st_mode) & 0o077
-        checks = [
-            Check(
-                "permissions",
-                not open_to_others,
-                f"{path} has mode {stat.S_IMODE(info.st_mode):04o}",
-                f"chmod 600 {path}" if open_to_others else "",
-            )
-        ]
-        if info.st_uid != os.geteuid():
-            checks.append(
-                Check("owner", False, f"{path} belongs to uid {info.st_uid}", "run as its owner")
-            )
-        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-        checks.append(
-            Check(
-                "writable",
-                writable,
-                f"{path.parent} is {'writable' if writable else 'read-only'}",
-                "" if writable else "let the user of the server write the file and its directory",
-            )
-        )
-        return checks
-
-    def _disk(self) -> Check:
-        free = shutil.disk_usage(self.desk.database.path.parent).free
-        ok = free >= FREE_DISK_BYTES * 4
-        mend = "free some space: below 64 MB no new request is taken"
-        return Check("disk", ok, f"{free // 2**20:,} MB free", "" if ok else mend)
 
     def _integrity(self) -> Check:
         version = self.desk.database.schema_version()

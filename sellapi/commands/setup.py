@@ -53,7 +53,7 @@ def doctor(out: Out, strict: bool) -> None:
     try:
         checks = out.admin.doctor()
     except StorageError as error:
-        checks = upkeep.unopened(error)
+        checks = upkeep.unopened(out.path, error)
     if out.as_json:
         out.many(checks, (), empty="")
     else:

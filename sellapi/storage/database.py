@@ -71,9 +71,11 @@ _WORDS = {
     sqlite3.SQLITE_LOCKED: "is locked; try again in a moment",
     sqlite3.SQLITE_FULL: "is full (disk or page limit); free some space",
     sqlite3.SQLITE_NOMEM: "found no memory; free some, or allow this process more",
-    sqlite3.SQLITE_IOERR: "had a disk error; check the disk and its file system",
+    sqlite3.SQLITE_IOERR: "had a disk error; free some space if the disk is full, else check it and "
+    "its file system",
     sqlite3.SQLITE_READONLY: "is read-only; check the permissions of the file and its directory",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check that it exists and who may read it",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check that it exists, that its disk is not read-only, "
+    "and who may write it and its directory",
     sqlite3.SQLITE_CORRUPT: "is damaged; restore a backup with `sellapi db restore FILE`",
     sqlite3.SQLITE_NOTADB: "is not an SQLite database, or is damaged; restore a backup with "
     "`sellapi db restore FILE`",

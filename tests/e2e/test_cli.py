@@ -15,6 +15,7 @@ import sys
 import termios
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -376,10 +377,46 @@ def test_a_damaged_database_is_named_by_check_and_doctor_and_mended_by_restore(s
     checked = shell.json("db", "check", code=1)
     assert (checked["ok"], len(checked["problems"])) == (False, 1)
     doctor = shell.json("doctor")
-    assert [(c["name"], c["ok"]) for c in doctor] == [("database", False)]
+    assert (doctor[0]["name"], doctor[0]["ok"]) == ("database", False)
     assert "db restore" in doctor[0]["mend"]
+    assert all(c["ok"] for c in doctor[1:])
     shell.run("db", "restore", str(copy), "--yes")
     assert shell.json("users", "list") == []
+
+
+@pytest.fixture
+def unopened(shell, tmp_path):
+    """A shop as on a disk on which SQLite can make no file."""
+    (tmp_path / "shop.db-shm").symlink_to(tmp_path / "nowhere" / "shm")
+    return shell
+
+
+def _found(shell, name):
+    return next(c for c in shell.json("doctor") if c["name"] == name)
+
+
+def test_doctor_says_that_the_disk_is_full_when_the_database_cannot_be_opened(
+    unopened, monkeypatch
+):
+    assert not _found(unopened, "database")["ok"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    disk = _found(unopened, "disk")
+    assert not disk["ok"]
+    assert "is full" in disk["detail"]
+    unopened.run("doctor", "--strict", code=1)
+
+
+@pytest.mark.parametrize("flag", [os.ST_RDONLY, 0], ids=["mount", "mode"])
+def test_doctor_says_what_is_read_only_when_the_database_cannot_be_opened(
+    unopened, monkeypatch, flag
+):
+    real = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda p: os.statvfs_result((*real(p)[:8], flag, 255)))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    writable = _found(unopened, "writable")
+    assert not writable["ok"]
+    assert "read-only" in writable["detail"]
+    assert ("mount" in writable["mend"]) == bool(flag)
 
 
 @pytest.mark.parametrize(
