@@ -204,10 +204,11 @@ class Users(Noun):
         with self.act("users.delete") as act:
             row = _living(find_account(act.tx, who))
             accounts.forget_keys(act.tx, row["id"], self.desk.now())
+            # An e-mail has no colon: nobody can have been added under this name.
             accounts.change_account(
                 act.tx,
                 row["id"],
-                {"status": "deleted", "email": f"deleted-{row['id']}@invalid", "name": ""},
+                {"status": "deleted", "email": f"deleted:{row['id']}@invalid", "name": ""},
             )
             act.say(
                 f"user:{row['id']}",

@@ -281,6 +281,15 @@ def test_a_deleted_user_is_forgotten_but_the_ledger_is_not(admin):
     assert ANN not in dump
 
 
+def test_no_user_can_have_the_name_that_a_deleted_one_gets(admin):
+    first = admin.users.show(ANN)
+    admin.users.add(f"deleted-{first.id}@invalid")
+    gone = admin.users.delete(ANN)
+    assert gone.status == "deleted"
+    with pytest.raises(UsageError, match="no e-mail address"):
+        admin.users.add(gone.email)
+
+
 def test_users_are_paged_by_keyset_in_every_order(admin):
     for number in range(25):
         admin.users.add(f"u{number:02d}@shop.test")
