@@ -163,8 +163,8 @@ def restore(
 ) -> BackupResult:
     """Put a backup in the database's place; the old one is kept aside.
 
-    Refused while a server runs, and for a file that is damaged, of an older or newer schema, or
-    whose ledger does not verify.
+    Refused while a server runs on either, and for a file that is damaged, of an older or newer
+    schema, or whose ledger does not verify.
     """
     present, backup_file = Database(path), Path(source)
     database = present.path
@@ -175,6 +175,7 @@ def restore(
     _refuse_if_served(present)
     if not backup_file.is_file():
         raise Refused(f"there is no file {backup_file}")
+    _refuse_if_served(Database(backup_file))  # its file and its WAL would be of two moments
     scratch = database.with_name(f".{database.name}.restore-{os.getpid()}")
     try:
         files.copy_aside(backup_file, scratch)

@@ -18,6 +18,7 @@ from sellapi.admin import files
 from sellapi.errors import Refused
 from sellapi.storage import backup as whole_files
 from sellapi.storage.database import Database
+from sellapi.storage.journal import Instance
 from tests.support.process import SOURCE, clean_env, serve
 from tests.support.shop import open_shop
 from tests.support.shopfront import open_front
@@ -125,8 +126,6 @@ def test_the_wal_of_a_database_that_is_gone_is_not_replayed_into_what_takes_its_
 
 
 def test_a_restore_looks_for_servers_by_their_locks_not_by_their_rows(tmp_path):
-    from sellapi.storage.journal import Instance
-
     admin = open_shop(tmp_path / "shop.db")
     files.backup(admin.desk.database, tmp_path / "copy.db")
     instance = Instance(admin.desk.database)
@@ -136,6 +135,17 @@ def test_a_restore_looks_for_servers_by_their_locks_not_by_their_rows(tmp_path):
     assert whole_files.running_server(admin.desk.database) is not None
     with pytest.raises(Refused, match="a server runs"):
         files.restore(tmp_path / "shop.db", tmp_path / "copy.db")
+
+
+def test_a_restore_from_a_database_that_is_served_is_refused(tmp_path):
+    other = open_shop(tmp_path / "other.db").desk.database
+    instance = Instance(other)
+    instance.register()
+    with pytest.raises(Refused, match=r"a server runs on .*other\.db"):
+        files.restore(tmp_path / "shop.db", tmp_path / "other.db")
+    instance.unregister()
+    other.close()
+    assert files.restore(tmp_path / "shop.db", tmp_path / "other.db").kept is None
 
 
 async def test_a_key_that_expires_while_its_request_waits_for_the_database_gets_no_hold(tmp_path):
