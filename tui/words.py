@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
 
-from sellapi.admin.words import clean
+from sellapi.admin.words import clean, moment
 
 __all__ = [
     "NONE",
@@ -101,12 +100,12 @@ def millis(value: int | None) -> str:
 
 def clock(ms: int) -> str:
     """``04:05:06`` UTC of unix milliseconds."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M:%S")
+    return moment(ms / 1000).strftime("%H:%M:%S")
 
 
 def day_time(ms: int) -> str:
     """``2026-11-23 04:05:06`` UTC of unix milliseconds."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return moment(ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def ago(seconds: float) -> str:

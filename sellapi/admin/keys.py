@@ -8,7 +8,7 @@ from typing import Any
 
 from sellapi.admin.core import Noun, nameless
 from sellapi.admin.views import Key, NewKey, Page
-from sellapi.admin.words import clean, parse_duration, parse_expiry, parse_ips, split_list
+from sellapi.admin.words import clean, later, parse_expiry, parse_ips, split_list
 from sellapi.domain.credits import parse_credits
 from sellapi.domain.keys import mint
 from sellapi.errors import Refused, UsageError
@@ -175,13 +175,14 @@ class Keys(Noun):
 
         The old secret works for ``grace`` (``0``: ends now).
         """
-        seconds, minted, now = parse_duration(grace), mint(), self.desk.now()
+        minted, now = mint(), self.desk.now()
+        ends = later(grace, now)
         with self.act("keys.rotate") as act:
             row = _find(act.tx, key_id)
             status = _status(row, now)
             if status != "active":
                 raise Refused(f"that key is {status}: create another")
-            accounts.end_secrets(act.tx, key_id, now + seconds)
+            accounts.end_secrets(act.tx, key_id, ends)
             accounts.add_secret(act.tx, key_id, minted, now)
             act.say(f"key:{key_id}", before={"last4": row["last4"]}, after={"last4": minted.last4})
         return NewKey(**asdict(self.show(key_id)), key=minted.secret)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
+from sellapi.admin.views import iso
 from sellapi.domain.credits import format_credits, format_usd
 from sellapi.domain.pricing import Prices
 
@@ -52,14 +52,10 @@ def _field(name: str, value: Any) -> tuple[str, Any]:
     if name == "price_micro_usd":
         return "price_usd", format_usd(value)
     if name.endswith("_at"):
-        return name, _time(value)
+        return name, iso(value)
     if name == "before_ms":
-        return "before", _time(value // 1000)
+        return "before", iso(value // 1000)
     return name, value
-
-
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _prices(value: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sellapi.admin.views import (
     UsageRow,
     Verified,
 )
-from sellapi.admin.words import DAY, clean, parse_duration, parse_since
+from sellapi.admin.words import DAY, clean, earlier, parse_since
 from sellapi.domain.pricing import Prices, charge, explain
 from sellapi.domain.usage import Usage
 from sellapi.errors import Refused, UsageError
@@ -253,10 +253,11 @@ class Requests(Noun):
 
         Those of an account from its first unfinished request on stay too.
         """
-        age = parse_duration(older_than)
-        if age < DAY:
+        now = self.desk.now()
+        before = earlier(older_than, now)
+        if now - before < DAY:
             raise UsageError("requests of the last day stay: --older-than 1d or more")
-        before_ms = (self.desk.now() - age) * 1000
+        before_ms = before * 1000
         pruned = retention.prune(self.desk.database, before_ms, progress)
         with self.act("requests.prune") as act:
             act.say("requests", after={"before_ms": before_ms, "removed": pruned.removed})

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
+from sellapi.admin.words import moment
 from sellapi.domain.credits import format_credits, format_usd
 
 __all__ = [
@@ -605,8 +605,8 @@ class Pruned:
 
 def iso(seconds: float) -> str:
     """``2026-11-23T04:05:06Z`` (milliseconds only when there are any)."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    text = moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
+    at = moment(seconds)
+    text = at.isoformat(timespec="milliseconds" if at.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 
 

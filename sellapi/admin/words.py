@@ -13,8 +13,10 @@ __all__ = [
     "DAY",
     "clean",
     "csv_cell",
+    "earlier",
+    "later",
+    "moment",
     "parse_day",
-    "parse_duration",
     "parse_email",
     "parse_expiry",
     "parse_ips",
@@ -23,8 +25,12 @@ __all__ = [
 ]
 
 DAY = 86_400
-_DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d|w)", re.ASCII)
+_DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d|w)|0", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+_LAST = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+"""The last second that can be written."""
+_TYPED_END = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp())
+"""From here on no time may be typed: what is a day later has to be one that can be written."""
 _EMAIL = re.compile(r"[^\s@\"'<>(),;:\\\x00-\x1f\x7f]{1,64}@[^\s@\"'<>(),;:\\\x00-\x1f\x7f]{1,190}")
 # Control characters, and those that change the direction or visibility of what stands around them.
 _UNSAFE = re.compile(
@@ -48,14 +54,33 @@ def csv_cell(value: object) -> str:
     return text
 
 
-def parse_duration(text: str) -> int:
+def moment(seconds: float) -> datetime:
+    """A stored time in UTC, or the nearest that can be written: a look at it never fails."""
+    return datetime.fromtimestamp(min(max(seconds, 0), _LAST), UTC)
+
+
+def _typed(at: int, text: str) -> int:
+    if not 0 <= at < _TYPED_END:
+        raise UsageError(f"{clean(text)!r} leads out of the years 1970 to 9998")
+    return at
+
+
+def _duration(text: str) -> int:
     """Seconds from ``30d``, ``24h``, ``90m``, ``45s``, ``2w``; raises `UsageError`."""
-    if text == "0":
-        return 0
     match = _DURATION.fullmatch(text.strip().lower())
     if match is None:
         raise UsageError(f"{clean(text)!r} is no duration: write for example 24h, 30d or 2w")
-    return int(match[1]) * _SECONDS[match[2]]
+    return int(match[1]) * _SECONDS[match[2]] if match[1] else 0
+
+
+def later(text: str, now: int) -> int:
+    """Unix seconds when a duration (``24h``) is over; raises `UsageError`."""
+    return _typed(now + _duration(text), text)
+
+
+def earlier(text: str, now: int) -> int:
+    """Unix seconds a duration (``24h``) ago; raises `UsageError`."""
+    return _typed(now - _duration(text), text)
 
 
 def parse_day(text: str) -> int:
@@ -64,32 +89,30 @@ def parse_day(text: str) -> int:
         day = date.fromisoformat(text.strip())
     except ValueError:
         raise UsageError(f"{clean(text)!r} is no date: write for example 2026-12-01") from None
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
-
-
-def _duration_or_day(text: str) -> int:
-    try:
-        return parse_duration(text)
-    except UsageError:
-        raise UsageError(
-            f"{clean(text)!r} is no time: write a duration (24h, 30d, 2w) or a UTC day (2026-12-01)"
-        ) from None
+    return _typed(int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()), text)
 
 
 def _is_day(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text.strip(), re.ASCII) is not None
+    """Whether it is a day and no duration; raises `UsageError` when it is neither."""
+    word = text.strip().lower()
+    day = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", word, re.ASCII)
+    if day is None and _DURATION.fullmatch(word) is None:
+        raise UsageError(
+            f"{clean(text)!r} is no time: write a duration (24h, 30d, 2w) or a UTC day (2026-12-01)"
+        )
+    return day is not None
 
 
 def parse_since(text: str, now: int) -> int:
     """Unix seconds of a moment: a duration ago (``24h``) or the start of a UTC day."""
-    return parse_day(text) if _is_day(text) else now - _duration_or_day(text)
+    return parse_day(text) if _is_day(text) else earlier(text, now)
 
 
 def parse_expiry(text: str, now: int) -> int | None:
     """Unix seconds from ``30d`` (from now) or a UTC day (its start); ``never`` is None."""
     if text.strip().lower() in ("never", "none"):
         return None
-    at = parse_day(text) if _is_day(text) else now + _duration_or_day(text)
+    at = parse_day(text) if _is_day(text) else later(text, now)
     if at <= now:
         raise UsageError(f"{text!r} is in the past: an expiry lies ahead")
     return at

@@ -27,31 +27,12 @@ from sellapi.admin.credits import Credits
 from sellapi.admin.packs import Tiers
 from sellapi.domain.usage import Usage
 from sellapi.storage.database import Database
+from tests.support.shell import Shell
 from tests.support.shop import Requests
 
 ROOT = Path(__file__).parents[2]
 ANN = "ann@shop.test"
 MINE = [n for n in cli.COMMANDS if n != "tui"]
-
-
-class Shell:
-    """Commands in this process, on one database."""
-
-    def __init__(self, path):
-        self.env = {"SELLAPI_DATABASE": str(path), "OPENAI_API_KEY": "sk-proj-x"}
-
-    def run(self, *words, code=0):
-        result = CliRunner().invoke(cli.cli, list(words), env=self.env, prog_name="sellapi")
-        assert result.exit_code == code, (words, result.output, result.stderr, result.exception)
-        return result
-
-    def json(self, *words, code=0):
-        return json.loads(self.run(*words, "--json", code=code).stdout)
-
-    def error(self, *words, code=1):
-        result = self.run(*words, "--json", code=code)
-        assert result.stdout == ""
-        return json.loads(result.stderr)["error"]["message"]
 
 
 @pytest.fixture
