@@ -58,7 +58,8 @@ def _find(tx: Tx, key_id: int) -> dict[str, Any]:
 
 
 def _none(text: str) -> bool:
-    return text.strip().lower() in ("none", "all", "any", "never", "")
+    """Whether a limit or an allowlist is lifted; nothing typed at all lifts none."""
+    return text.strip().lower() in ("none", "all", "any", "never")
 
 
 class Keys(Noun):
@@ -79,13 +80,13 @@ class Keys(Noun):
         if expires is not None:
             values["expires_at"] = parse_expiry(expires, self.desk.now())
         if models is not None:
-            slugs = [] if _none(models) else split_list(models)
-            unknown = accounts.unknown_slugs(tx, slugs)
+            slugs = None if _none(models) else split_list(models)
+            unknown = accounts.unknown_slugs(tx, slugs or ())
             if unknown:
                 raise Refused(
                     f"no model is called {clean(unknown[0])}: `sellapi models list` shows the slugs"
                 )
-            values["models"] = json.dumps(slugs) if slugs else None
+            values["models"] = None if slugs is None else json.dumps(slugs)
         if limit is not None:
             values["spend_limit"] = None if _none(limit) else parse_credits(limit)
         if ips is not None:

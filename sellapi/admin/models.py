@@ -296,7 +296,8 @@ class Models(Noun):
             model_id = catalog.add_model(act.tx, {**row, "created_at": self.desk.now()})
             self._add_price(act, model_id, stated, None)
             if provider is not None:
-                self._add_route(act, model_id, provider, upstream or slug.rpartition("/")[2])
+                named = slug.rpartition("/")[2] if upstream is None else upstream
+                self._add_route(act, model_id, provider, named)
             after = {**row, "prices": stated.to_json(), "provider": provider, "upstream": upstream}
             act.say(f"model:{slug}", after=after)
             return self._views(act.tx, [find_model(act.tx, slug)])[0]
@@ -369,7 +370,8 @@ class Models(Noun):
             raise UsageError(f"--from {start} is not in the future: leave it out to change at once")
         if at is not None and not (words or images):
             raise UsageError("--from schedules a price: say which")
-        if not (values or words or images or provider or upstream):
+        routed = provider is not None or upstream is not None
+        if not (values or words or images or routed):
             raise UsageError("say what to set: --input, --output, --tier, --provider, …")
         with self.act("models.set") as act:
             row = find_model(act.tx, slug)
@@ -386,7 +388,7 @@ class Models(Noun):
                 before["prices"], after["prices"] = old.to_json(), new.to_json()
                 if at is not None:
                     after["from"] = start
-            if provider or upstream:
+            if routed:
                 self._replace_routes(act, row, provider, upstream, before, after)
             act.say(f"model:{slug}", before=before, after=after)
             return self._views(act.tx, [find_model(act.tx, slug)])[0]
@@ -401,8 +403,10 @@ class Models(Noun):
         after: dict[str, Any],
     ) -> None:
         old = catalog.routes(act.tx, row["id"]).get(row["id"], [])
-        provider = provider or (old[0]["provider"] if old else None)
-        upstream = upstream or (old[0]["upstream_id"] if old else row["slug"].rpartition("/")[2])
+        if provider is None and old:
+            provider = old[0]["provider"]
+        if upstream is None:
+            upstream = old[0]["upstream_id"] if old else row["slug"].rpartition("/")[2]
         if provider is None:
             raise UsageError("say which provider: --provider NAME")
         catalog.remove_routes(act.tx, row["id"])

@@ -120,7 +120,7 @@ def _check_variable(name: str) -> str:
 
 
 def _check_proxy(url: str) -> str | None:
-    if url.strip().lower() in ("", "none"):
+    if url.strip().lower() == "none":
         return None
     parts = _split(url.strip())
     if parts is None or parts.scheme not in ("http", "https", "socks5", "socks5h"):
@@ -297,7 +297,7 @@ class Providers(Noun):
             raise UsageError("say where its key is: --api-key-env VAR or --api-key-file FILE")
         values, hints = self._columns(
             kind,
-            base_url or DEFAULT_BASE_URLS[kind],
+            DEFAULT_BASE_URLS[kind] if base_url is None else base_url,
             api_key_env,
             api_key_file,
             headers,
@@ -330,9 +330,11 @@ class Providers(Noun):
             values["base_url"], hints = check_base_url(kind, base_url)
         if api_key_env and api_key_file:
             raise UsageError("give --api-key-env or --api-key-file, not both")
-        if api_key_env:
+        if api_key_env is not None:
             values |= {"api_key_env": _check_variable(api_key_env), "api_key_file": None}
-        if api_key_file:
+        if api_key_file is not None:
+            if not api_key_file.strip():
+                raise UsageError("--api-key-file wants the path of a file")
             path = Path(api_key_file).expanduser().absolute()
             values |= {"api_key_env": None, "api_key_file": str(path)}
             if not path.is_file():

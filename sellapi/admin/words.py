@@ -127,8 +127,14 @@ def parse_email(text: str) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    """``"a, b"`` -> ``["a", "b"]``, in order, without repeats."""
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """``"a, b"`` -> ``["a", "b"]``, in order, without repeats; raises `UsageError` when empty.
+
+    A script's empty variable is a mistake: only a word like ``none`` lifts what a list restricts.
+    """
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not parts:
+        raise UsageError(f"{clean(text)!r} lists nothing: write names with commas, or none")
+    return parts
 
 
 def parse_ips(parts: Iterable[str]) -> list[str]:

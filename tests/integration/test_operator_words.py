@@ -88,3 +88,50 @@ def test_times_that_cannot_be_written_are_looked_at_all_the_same(shell, database
         "9999-12-31 23:59:59",
         "1970-01-01 00:00:00",
     )
+
+
+# -- empty variables of scripts ----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("keys", "set", "1", "--limit", ""),
+        ("keys", "set", "1", "--models", ","),
+        ("keys", "set", "1", "--models", " "),
+        ("keys", "set", "1", "--ips", ","),
+        ("keys", "set", "1", "--expires", ""),
+        ("keys", "create", ANN, "--limit", ""),
+        ("keys", "create", ANN, "--models", ","),
+        ("keys", "create", ANN, "--ips", ","),
+        ("tiers", "set", "free", "--signup-credits", ""),
+        ("packs", "sell", ANN, "starter", "--paid-usd", ""),
+        ("providers", "set", "openai", "--proxy", ""),
+        ("providers", "set", "openai", "--timeout", "5", "--api-key-file", ""),
+        ("providers", "add", "p", "--kind", "openai", "--no-key", "--base-url", ""),
+        ("models", "set", "openai/gpt-5.4", "--modalities", ","),
+        ("models", "set", "openai/gpt-5.4", "--allow-fields", ""),
+        ("models", "set", "openai/gpt-5.4", "--provider", "openai", "--upstream", ""),
+    ],
+)
+def test_an_empty_word_lifts_no_limit_and_no_list(shell, words):
+    assert shell.error(*words, code=2)
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("providers", "set", "openai", "--timeout", "5", "--api-key-env", ""),
+        ("models", "set", "openai/gpt-5.4", "--upstream", "x", "--provider", ""),
+    ],
+)
+def test_an_empty_name_is_a_name_that_is_not_there(shell, words):
+    assert shell.error(*words)
+
+
+def test_none_lifts_a_limit_and_a_list(shell):
+    key = shell.json("keys", "set", "1", "--limit", "none", "--models", "none", "--ips", "none")
+    assert (key["limit"], key["models"], key["ips"]) == (None, None, None)
+    assert shell.json("models", "set", "openai/gpt-5.4", "--allow-fields", "none")
