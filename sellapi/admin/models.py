@@ -11,7 +11,7 @@ from typing import Any
 
 from sellapi.admin.core import Act, Noun
 from sellapi.admin.providers import provider_rows
-from sellapi.admin.views import Model, PriceVersion, Provider, Route
+from sellapi.admin.views import Model, PriceVersion, Provider, Route, iso
 from sellapi.admin.words import clean, parse_day, split_list
 from sellapi.domain.catalog import MODES, TIERS
 from sellapi.domain.credits import parse_usd
@@ -68,8 +68,7 @@ def parse_prices(
     if images:
         changes["images"] = _parse_images(images)
     prices = replace(base, **changes)
-    steps = (prices.long_input, prices.long_output, prices.long_cache_read, prices.long_cache_write)
-    if any(step is not None for step in steps) and prices.long_context is None:
+    if prices.wants_step:
         raise UsageError("long prices want --long-context N: the tokens they begin above")
     return prices
 
@@ -294,7 +293,8 @@ class Models(Noun):
                 **values,
             }
             model_id = catalog.add_model(act.tx, {**row, "created_at": self.desk.now()})
-            self._add_price(act, model_id, stated, None)
+            if stated.stated:
+                self._add_price(act, model_id, stated, (self.desk.now(),))
             if provider is not None:
                 named = slug.rpartition("/")[2] if upstream is None else upstream
                 self._add_route(act, model_id, provider, named)
@@ -302,17 +302,36 @@ class Models(Noun):
             act.say(f"model:{slug}", after=after)
             return self._views(act.tx, [find_model(act.tx, slug)])[0]
 
-    def _add_price(self, act: Act, model_id: int, prices: Prices, at: int | None) -> None:
-        if not prices.stated:
-            return
-        now = self.desk.now()
-        starts = [now if at is None else at]
-        if at is None:
-            # A clock that went back: what was set at once before must not take over again later.
-            latest = catalog.latest_immediate(act.tx, model_id)
-            starts += [latest] if latest > now else []
+    def _starts(self, act: Act, model_id: int, at: int | None) -> tuple[int, ...]:
+        """When a new price begins: on its day, or now."""
+        if at is not None:
+            return (at,)
+        # A clock that went back: what was set at once before must not take over again later.
+        now, latest = self.desk.now(), catalog.latest_immediate(act.tx, model_id)
+        return (now, latest) if latest > now else (now,)
+
+    def _add_price(
+        self, act: Act, model_id: int, prices: Prices, starts: Sequence[int]
+    ) -> tuple[str, ...]:
+        """A new version, also in what is scheduled behind it: each of those is a copy of all prices
+        and would undo this change on its day. Returns the days of those that were written anew.
+        """
+        made = (self.desk.actor, self.desk.now())
+        before = catalog.prices_at(act.tx, model_id, starts[-1])
+        coming = catalog.prices_after(act.tx, model_id, starts[-1])
         for start in starts:
-            catalog.add_price(act.tx, model_id, prices, start, self.desk.actor, now)
+            catalog.add_price(act.tx, model_id, prices, start, *made)
+        days = []
+        for version in coming:
+            day, start = iso(version["effective_at"])[:10], version["effective_at"]
+            scheduled = Prices.from_json(json.loads(version["prices"]))
+            before, prices = scheduled, scheduled.carried(before, prices)
+            if not prices.stated:
+                raise Refused(f"a model keeps a price, and with what begins on {day} it had none")
+            if prices != scheduled:
+                catalog.add_price(act.tx, model_id, prices, start, *made)
+                days.append(day)
+        return tuple(days)
 
     def _add_route(
         self, act: Act, model_id: int, provider: str, upstream: str, **more: Any
@@ -354,7 +373,8 @@ class Models(Noun):
         allow_fields: str | None = None,
     ) -> Model:
         """Change a model. Every change of price is a new version; ``start`` (a UTC day) schedules
-        it. ``provider``/``upstream`` replace all routes.
+        it. What is scheduled behind it keeps the prices it set itself and takes over the others.
+        ``provider``/``upstream`` replace all routes.
         """
         values = _columns(
             name=name,
@@ -379,15 +399,17 @@ class Models(Noun):
             after: dict[str, Any] = dict(values)
             catalog.change_model(act.tx, row["id"], values)
             if words or images:
-                old = catalog.prices_at(act.tx, row["id"], at or self.desk.now())
+                starts = self._starts(act, row["id"], at)
+                old = catalog.prices_at(act.tx, row["id"], starts[-1])
                 new = parse_prices(old, words, images)
                 if not new.stated:
                     raise Refused("a model keeps a price: `sellapi models disable` stops its sale")
-                if new != old:
-                    self._add_price(act, row["id"], new, at)
+                carried = self._add_price(act, row["id"], new, starts) if new != old else ()
                 before["prices"], after["prices"] = old.to_json(), new.to_json()
                 if at is not None:
                     after["from"] = start
+                if carried:
+                    after["carried_into"] = carried
             if routed:
                 self._replace_routes(act, row, provider, upstream, before, after)
             act.say(f"model:{slug}", before=before, after=after)

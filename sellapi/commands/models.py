@@ -161,7 +161,10 @@ def show(out: Out, slug: str) -> None:
 @click.option("--from", "start", metavar="DATE", help="UTC day the new price begins.")
 @_options
 def set_(out: Out, slug: str, **options: Any) -> None:
-    """Change a model; a new price is a new version. --provider/--upstream replace all routes."""
+    """Change a model; a new price is a new version. --provider/--upstream replace all routes.
+
+    A price scheduled with --from changes on its day what it was given; the others go on.
+    """
     _show(out, out.admin.models.set(slug, **_split(options)))
 
 

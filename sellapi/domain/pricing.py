@@ -7,7 +7,7 @@ price is an integer of USD 1e-6 per image. A charge adds ``count * price`` over 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -139,6 +139,25 @@ class Prices:
             if key in self.images:
                 return self.images[key]
         return max(self.images.values(), default=0)
+
+    @property
+    def wants_step(self) -> bool:
+        """Whether there are long prices, but no tokens above which they hold."""
+        long = (self.long_input, self.long_output, self.long_cache_read, self.long_cache_write)
+        return self.long_context is None and any(price is not None for price in long)
+
+    def carried(self, before: Prices, now: Prices) -> Prices:
+        """This version, scheduled upon ``before``, when ``now`` stands there instead.
+
+        What it changed itself stays, the rest follows. (A price it set to what stood there already
+        cannot be told from one it left alone.)
+        """
+        names = [f.name for f in fields(self)]
+        mine = {n: getattr(self, n) for n in names if getattr(self, n) != getattr(before, n)}
+        found = replace(now, **mine)
+        if found.wants_step:
+            found = replace(found, long_context=self.long_context or now.long_context)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The stated prices as JSON-ready integers, for storage."""

@@ -157,15 +157,25 @@ def price_version(tx: Tx, price_id: int) -> dict[str, Any] | None:
 
 
 def all_prices(tx: Tx, now: int) -> tuple[dict[int, dict[str, Any]], dict[int, list[Any]]]:
-    """``(version in force by model id, scheduled versions by model id)``."""
+    """``(version in force by model id, versions that will be by model id)``."""
     current: dict[int, dict[str, Any]] = {}
-    scheduled: dict[int, list[Any]] = {}
+    coming: dict[int, list[dict[str, Any]]] = {}
     for row in price_versions(tx):
         if row["effective_at"] <= now:
             current[row["model_id"]] = row
         else:
-            scheduled.setdefault(row["model_id"], []).append(row)
-    return current, scheduled
+            coming.setdefault(row["model_id"], []).append(row)
+    return current, {model_id: _last_by_start(rows) for model_id, rows in coming.items()}
+
+
+def _last_by_start(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of versions that begin together only the newest will ever be in force."""
+    return list({row["effective_at"]: row for row in rows}.values())
+
+
+def prices_after(tx: Tx, model_id: int, at: int) -> list[dict[str, Any]]:
+    """The versions that take over after a time, the first to take effect first."""
+    return _last_by_start([r for r in price_versions(tx, model_id) if r["effective_at"] > at])
 
 
 def prices_at(tx: Tx, model_id: int, at: int) -> Prices:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from sellapi.admin import importer, to_json
+from sellapi.admin.words import parse_day
 from sellapi.domain.usage import Usage
 from sellapi.errors import Refused, UsageError
 from sellapi.storage.journal import Instance, flush_stats
@@ -166,6 +167,65 @@ def test_a_price_holds_at_once_even_after_the_clock_went_back(admin):
     admin.models.set("openai/gpt-5.4", prices={"input": "7"})
     with admin.desk.database.read() as tx:
         assert read_catalog(tx, NOW).models["openai/gpt-5.4"].prices.input == 7_000_000
+
+
+def prices_on(admin, slug, *days):
+    """What a model costs on some days, as a server reads it."""
+    with admin.desk.database.read() as tx:
+        return [read_catalog(tx, parse_day(day)).models[slug].prices.display() for day in days]
+
+
+def test_a_scheduled_price_changes_on_its_day_only_what_it_was_given(admin):
+    slug, prices = "acme/large", {"input": "99", "output": "99", "cached_input": "9"}
+    admin.models.add(slug, mode="chat", provider="openai", prices=prices)
+    admin.models.set(slug, prices={"input": "3"}, start="2027-01-01")
+    admin.models.set(slug, prices={"cached_input": "none"}, start="2027-03-01")
+    model = admin.models.set(slug, prices={"output": "20"})
+    assert model.prices == {"input": "99", "output": "20", "cache_read": "9"}
+    assert [dict(version.prices) for version in model.scheduled] == [
+        {"input": "3", "output": "20", "cache_read": "9"},
+        {"input": "3", "output": "20"},
+    ]
+    admin.models.set(slug, prices={"output": "21"}, start="2027-02-01")
+    assert prices_on(admin, slug, "2027-01-01", "2027-02-01", "2027-03-01") == [
+        {"input": "3", "output": "20", "cache_read": "9"},
+        {"input": "3", "output": "21", "cache_read": "9"},
+        {"input": "3", "output": "21"},
+    ]
+    told = [row.after.get("carried_into") for row in admin.audit.list(act="models.set")]
+    assert told[:2] == [["2027-03-01"], ["2027-01-01", "2027-03-01"]]
+
+
+def test_a_long_step_that_ends_now_still_begins_on_its_day(admin):
+    slug = "openai/gpt-5.4"
+    longs = ("long_input", "long_output", "long_cached_input")
+    admin.models.set(slug, prices={"long_input": "6"}, start="2027-01-01")
+    admin.models.set(slug, prices={"long_context": 0} | dict.fromkeys(longs, "none"))
+    (then,) = prices_on(admin, slug, "2027-01-01")
+    assert then["long_context"] == 272_000
+    assert then["long_input"] == "6"
+    assert "long_output" not in then
+
+
+def test_no_change_leaves_a_model_without_a_price_on_a_day_to_come(admin):
+    slug, prices = "acme/large", {"input": "1", "output": "2"}
+    admin.models.add(slug, mode="chat", provider="openai", prices=prices)
+    admin.models.set(slug, prices={"input": "none"}, start="2027-01-01")
+    with pytest.raises(Refused, match="2027-01-01"):
+        admin.models.set(slug, prices={"output": "none"})
+    assert prices_on(admin, slug, "2026-12-31", "2027-01-01") == [
+        {"input": "1", "output": "2"},
+        {"output": "2"},
+    ]
+
+
+def test_a_change_after_the_clock_went_back_undoes_no_earlier_one(admin):
+    admin.models.set("openai/gpt-5.4", prices={"input": "7"})
+    admin.desk.clock = lambda: NOW - 3600
+    admin.models.set("openai/gpt-5.4", prices={"output": "70"})
+    with admin.desk.database.read() as tx:
+        prices = read_catalog(tx, NOW).models["openai/gpt-5.4"].prices.display()
+    assert (prices["input"], prices["output"]) == ("7", "70")
 
 
 def test_routes_are_tried_in_order_and_provider_replaces_them_all(admin):
