@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from sellapi.storage import audit
@@ -77,9 +77,12 @@ class Noun:
         self.desk = desk
 
     @contextmanager
-    def act(self, name: str) -> Iterator[Act]:
-        """A transaction with its audit row; any exception leaves neither."""
-        with self.desk.database.transaction() as tx:
+    def act(self, name: str, within: Tx | None = None) -> Iterator[Act]:
+        """A transaction with its audit row; any exception leaves neither.
+
+        ``within`` a running transaction it ends with that: several acts, or none of them.
+        """
+        with nullcontext(within) if within else self.desk.database.transaction() as tx:
             act = Act(tx)
             yield act
             if act.quiet:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import TYPE_CHECKING, Any
 
+from sellapi.admin.models import new_model
 from sellapi.admin.views import ImportChange, ImportPlan, Model
+from sellapi.admin.words import clean
 from sellapi.domain.credits import format_usd
 from sellapi.errors import UsageError
 
@@ -66,7 +68,8 @@ def plan(
     """The difference between a price list and the catalog; changes nothing.
 
     A listed model is one of ours by its slug, or by a route's upstream id. New ones are added only
-    with a ``provider``. Raises `UsageError` for a file that is neither list.
+    with a ``provider``. Where two of the list are one of ours, the first counts. What could not be
+    applied is told beside the changes. Raises `UsageError` for a file that is neither list.
     """
     source, listed, skipped = _read(data)
     if provider is not None:
@@ -78,22 +81,47 @@ def plan(
             if provider in (None, route.provider):
                 by_upstream.setdefault(route.upstream, {})[model.slug] = model
     changes: list[ImportChange] = []
+    refused: list[ImportChange] = []
+    listed_before: set[str] = set()
     unchanged = 0
     for item in listed:
         if not item.upstream.startswith(only):
             continue
         named = ours.get(item.upstream)
         found = by_upstream.get(item.upstream, {}) if named is None else {named.slug: named}
-        if not found:
-            if add_new and provider is not None:
-                changes.append(_addition(item, provider))
+        if found:
+            made = [change for m in found.values() if (change := _repricing(item, m))]
+            unchanged += len(found) - len(made)
+        elif add_new and provider is not None:
+            made = [_addition(item, provider)]
+        else:
+            made = []
+            skipped += 1
+        for change in made:
+            why = _why_not(change, ours, listed_before)
+            if why:
+                refused.append(replace(change, act="skip", slug=clean(change.slug), note=why))
             else:
-                skipped += 1
-            continue
-        repriced = [change for change in (_repricing(item, m) for m in found.values()) if change]
-        changes += repriced
-        unchanged += len(found) - len(repriced)
-    return ImportPlan(source, provider, tuple(changes), unchanged, skipped)
+                changes.append(change)
+        listed_before |= found.keys() | {change.slug for change in made}
+    skipped += len(refused)
+    return ImportPlan(source, provider, tuple(changes), unchanged, skipped, tuple(refused))
+
+
+def _why_not(change: ImportChange, ours: Mapping[str, Model], listed_before: set[str]) -> str:
+    """Why a change cannot be made, or nothing."""
+    if change.slug in listed_before:
+        return "listed before: that one counts"
+    if change.act == "add" and change.slug in ours:
+        return "there is a model of that slug, and it is routed elsewhere"
+    if change.act == "add":
+        data = dict(change.data)
+        del data["provider"]
+        try:
+            new_model(**data)
+        except UsageError as error:
+            return str(error)
+    return ""
 
 
 def _repricing(item: _Listed, model: Model) -> ImportChange | None:
@@ -129,16 +157,8 @@ def _addition(item: _Listed, provider: str) -> ImportChange:
 def apply(
     admin: Admin, found: ImportPlan, progress: Callable[[int, int], None] | None = None
 ) -> ImportPlan:
-    """Apply a plan, each model in a transaction and an audit row of its own."""
-    for number, change in enumerate(found.changes):
-        if progress:
-            progress(number, len(found.changes))
-        data = dict(change.data)
-        slug = data.pop("slug")
-        if change.act == "add":
-            admin.models.add(slug, **data)
-        else:
-            admin.models.set(slug, prices=data["prices"])
+    """Apply a plan: all of its changes, or none."""
+    admin.models.apply(found.changes, progress)
     return replace(found, applied=True)
 
 
@@ -148,7 +168,7 @@ def apply(
 def _read(data: bytes) -> tuple[str, list[_Listed], int]:
     try:
         document = json.loads(data, parse_float=Decimal, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, DecimalException) as error:
         raise UsageError(f"that is no JSON: {error}") from None
     if isinstance(document, dict) and isinstance(document.get("data"), list):
         source, rows = "openrouter", [_openrouter(row) for row in document["data"][:ROWS_MAX]]
@@ -174,7 +194,7 @@ def _prices(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str |
             continue
         try:
             micro_usd = Decimal(value) * 10**12
-        except (InvalidOperation, TypeError, ValueError):
+        except (DecimalException, TypeError, ValueError):
             return None
         if not micro_usd.is_finite() or micro_usd < 0 or micro_usd > 10**15:
             return None  # OpenRouter lists "-1" where the price depends on the route
@@ -197,13 +217,13 @@ def _openrouter(row: Any) -> _Listed | None:
         return None
     architecture = row.get("architecture") if isinstance(row.get("architecture"), dict) else {}
     assert isinstance(architecture, dict)
-    out = architecture.get("output_modalities") or ["text"]
+    out = architecture.get("output_modalities")
     top = row.get("top_provider") if isinstance(row.get("top_provider"), dict) else {}
     assert isinstance(top, dict)
     return _Listed(
         row["id"],
-        str(row.get("name") or row["id"]),
-        "chat" if "text" in out else "image",
+        clean(row.get("name") or row["id"]),
+        "image" if isinstance(out, list) and out and "text" not in out else "chat",
         prices,
         _count(row.get("context_length")),
         _count(top.get("max_completion_tokens")),
@@ -225,7 +245,7 @@ def _litellm(name: str, row: Any) -> _Listed | None:
         break
     return _Listed(
         name,
-        name,
+        clean(name),
         mode,
         prices,
         _count(row.get("max_input_tokens")),
@@ -237,7 +257,7 @@ def _steps(row: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, str | int]]]
     """Long-context steps: ``input_cost_per_token_above_200k_tokens`` and its like."""
     for key in row:
         above = key.removeprefix("input_cost_per_token_above_").removesuffix("k_tokens")
-        if above.isascii() and above.isdigit():
+        if above.isascii() and above.isdigit() and len(above) < 7:
             names = {
                 f"{theirs}_above_{above}k_tokens": ours
                 for theirs, ours in list(_LITELLM.items())[:4]

@@ -339,7 +339,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class ImportChange:
-    """One line of an import's diff. ``act``: add, price, skip."""
+    """One line of an import's diff. ``act``: add, price; skip where the note says why."""
 
     act: str
     slug: str
@@ -358,6 +358,9 @@ class ImportPlan:
     changes: tuple[ImportChange, ...]
     unchanged: int
     skipped: int
+    """Listed ones that are left alone."""
+    refused: tuple[ImportChange, ...] = ()
+    """Those of them that would be changes, but cannot be made."""
     applied: bool = False
 
 

@@ -231,8 +231,8 @@ def import_(
 ) -> None:
     """Compare a price list (OpenRouter's /models, LiteLLM's price map) and apply the difference.
 
-    Never deletes; old prices stay as versions. Without --yes and without a terminal it only shows
-    the difference.
+    Never deletes; old prices stay as versions. What cannot be applied is told and skipped, the rest
+    is applied whole or not at all. Without --yes and without a terminal it only shows the difference.
     """
     import sys
 
@@ -260,4 +260,5 @@ def import_(
 
 
 def _show_plan(out: Out, plan: Any) -> None:
-    out.many(plan.changes, ["act", "slug", "before", "after", "note"], empty="nothing to change")
+    rows = (*plan.changes, *plan.refused)
+    out.many(rows, ["act", "slug", "before", "after", "note"], empty="nothing to change")

@@ -306,7 +306,7 @@ def test_completion_scripts_are_printed(shell, name):
 
 # Methods only screens need, and verbs that are spelt otherwise.
 SCREENS_ONLY = {"users": {"detail", "count"}, "providers": {"routed_models"}}
-SPELT = {("models", "price_history"): "prices"} | {
+SPELT = {("models", "price_history"): "prices", ("models", "apply"): "import"} | {
     ("models", f"route_{verb}"): "route" for verb in ("add", "remove")
 }
 
@@ -320,9 +320,7 @@ def test_every_act_of_the_admin_service_has_its_command_and_the_other_way_round(
         acts = {n for n, f in vars(service).items() if inspect.isfunction(f) and n[0] != "_"}
         acts -= SCREENS_ONLY.get(noun, set())
         spelt = {SPELT.get((noun, act), act) for act in acts}
-        assert {verb for n, verb in (w for w in verbs if len(w) == 2) if n == noun} == spelt | (
-            {"import"} if noun == "models" else set()
-        )
+        assert {verb for n, verb in (w for w in verbs if len(w) == 2) if n == noun} == spelt
 
 
 def test_a_tail_follows_new_requests_one_document_a_line(shell, requests):

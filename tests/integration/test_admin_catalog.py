@@ -310,6 +310,70 @@ def test_two_models_of_one_upstream_id_are_both_compared(admin):
     assert admin.models.show("shop/best").prices["input"] == "2.5"
 
 
+def vertex(**rows):
+    """A LiteLLM map of such models, each at a dollar per million tokens."""
+    costs = {"litellm_provider": "vertex", "mode": "chat", "input_cost_per_token": "0.000001"}
+    return json.dumps({name: costs | row for name, row in rows.items()}).encode()
+
+
+def test_what_cannot_be_imported_is_told_with_its_reason_and_the_rest_is_applied(admin):
+    fine, odd = "vertex_ai/claude-3-haiku", "vertex_ai/claude-3-5-sonnet@20240620"
+    steps = {"input_cost_per_token_above_999999999k_tokens": 1e-6}
+    names = {fine: {}, odd: {}, "x": {}, "zlast": steps, "a\ud800": {}}
+    admin.models.add("gemini/x", mode="chat", provider="openai", upstream="y")
+    plan = importer.plan(admin, vertex(**names), provider="gemini")
+    assert [c.slug for c in plan.changes] == [fine, "gemini/zlast"]
+    told = {c.slug: (c.act, c.note) for c in plan.refused}
+    assert told.keys() == {odd, "gemini/x", "gemini/a\ufffd"}
+    assert {act for act, _ in told.values()} == {"skip"}
+    assert "is no slug" in told[odd][1]
+    assert "routed elsewhere" in told["gemini/x"][1]
+    assert plan.skipped == 3
+    assert importer.apply(admin, plan).applied
+    assert admin.models.show(fine).prices == {"input": "1"}
+    assert [row.target for row in admin.audit.list(act="models.add")][:2] == [
+        "model:gemini/zlast",
+        f"model:{fine}",
+    ]
+
+
+def test_of_two_that_are_one_model_the_first_counts(admin):
+    first, second = {"prompt": "0.000001"}, {"prompt": "0.000002"}
+    rows = [{"id": n, "pricing": p} for n in ("x/new", "openai/gpt-5.4") for p in (first, second)]
+    plan = importer.plan(admin, json.dumps({"data": rows}).encode(), provider="openai")
+    assert [c.note for c in plan.refused] == ["listed before: that one counts"] * 2
+    importer.apply(admin, plan)
+    for slug in ("x/new", "openai/gpt-5.4"):
+        assert admin.models.show(slug).prices["input"] == "1"
+
+
+def test_an_import_that_fails_in_its_middle_changes_nothing(admin):
+    data = vertex(**{"v/a": {}, "v/b": {}, "gpt-5.4": {}})
+    plan = importer.plan(admin, data, provider="openai")
+    assert [c.act for c in plan.changes] == ["add", "add", "price"]
+    admin.models.add("v/b", mode="chat")
+    before = (admin.models.list(), admin.audit.list())
+    with pytest.raises(Refused, match="v/b already"):
+        importer.apply(admin, plan)
+    assert (admin.models.list(), admin.audit.list()) == before
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"pricing": {"prompt": "1e999999999"}},
+        {"pricing": {"prompt": "1", "completion": "1e-99999999999999999999"}},
+        {"pricing": {"prompt": "1"}, "architecture": {"output_modalities": 5}},
+    ],
+)
+def test_no_number_and_no_shape_in_a_price_list_is_a_traceback(admin, row):
+    data = json.dumps({"data": [{"id": "x/y", **row}]}).encode()
+    importer.apply(admin, importer.plan(admin, data, provider="openai"))
+    number = b'{"data": [{"id": "x", "pricing": {"prompt": 1e99999999999999999999}}]}'
+    with pytest.raises(UsageError):
+        importer.plan(admin, number)
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{}", b"{", b"\xff\xfe", b'{"data": 1}', b"[" * 99999]
 )
