@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = 32_000_000
     body_memory_bytes: int = 512_000_000
     """All request bodies in memory together; beyond it new ones get 503."""
+    debug: bool = False
+    """Whether a command that fails by a fault of its own shows the traceback."""
     private_providers: bool = False
     """Whether media URLs may be sent to providers with a private base URL unfetched."""
 

@@ -60,7 +60,7 @@ def parse_prices(
         if word is None:
             continue
         if name == "long_context":
-            changes[name] = int(word) or None
+            changes[name] = _tokens(word)
         elif str(word).strip().lower() == "none":
             changes[PRICE_WORDS[name]] = None
         else:
@@ -71,6 +71,14 @@ def parse_prices(
     if prices.wants_step:
         raise UsageError("long prices want --long-context N: the tokens they begin above")
     return prices
+
+
+def _tokens(word: str | int) -> int | None:
+    """A number of tokens; 0 takes it away."""
+    text = str(word).strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) <= 10**9):
+        raise UsageError("a number of tokens is between 1 and a milliard; 0 means unknown")
+    return int(text) or None
 
 
 def _parse_images(images: Sequence[str]) -> dict[str, int]:
@@ -204,9 +212,7 @@ def _columns(
         values["tier"] = tier
     for column, number in (("context_length", context), ("max_output", max_output)):
         if number is not None:
-            if not 0 <= number <= 10**9:
-                raise UsageError("a number of tokens is between 1 and a milliard; 0 means unknown")
-            values[column] = number or None
+            values[column] = _tokens(number)
     if modalities is not None:
         values["input_modalities"] = _known_words("modality", modalities, MODALITIES)
     if allow_fields is not None:
@@ -545,6 +551,14 @@ class Models(Noun):
         provider, _, upstream = target.partition(":")
         if not upstream:
             raise UsageError(f"{clean(target)!r} is no route: write PROVIDER:ID, openai:gpt-5.4")
+        for what, value, least, most in (
+            ("priority", priority, 0, 1_000_000),
+            ("weight", weight, 1, 1_000_000),
+            ("timeout", timeout_s, 0.1, 86_400),
+            ("concurrency", max_concurrency, 1, 100_000),
+        ):
+            if value is not None and not least <= value <= most:
+                raise UsageError(f"a route's {what} is between {least} and {most:,}")
         with self.act("models.route_add") as act:
             row = find_model(act.tx, slug)
             old = catalog.routes(act.tx, row["id"]).get(row["id"], [])
@@ -559,8 +573,6 @@ class Models(Noun):
                 "retry_on_timeout": int(retry_on_timeout),
                 "cost": json.dumps(costs.to_json(), sort_keys=True) if costs.stated else None,
             }
-            if any(isinstance(v, int) and v < 0 for v in more.values()) or weight == 0:
-                raise UsageError("priority, weight, timeout and concurrency are positive")
             self._add_route(act, row["id"], provider, upstream, **more)
             act.say(f"model:{slug}", after={"route": target, **more})
             return self._views(act.tx, [row])[0]

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from sellapi.admin import Admin
 
-__all__ = ["Out", "actor", "command", "group"]
+__all__ = ["ROW_ID", "Out", "actor", "command", "group", "on_terminal"]
+
+ROW_ID = click.IntRange(1, 2**63 - 1)
+"""The number of a key or an entry: what a database can count to."""
 
 WIDE = 200
 """Characters across of a table that goes into a file or a pipe (unless COLUMNS says otherwise)."""
@@ -31,6 +34,11 @@ LONG = 500
 so many filters them."""
 ROOM = 120
 """From here on tables show their wide columns."""
+
+
+def on_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sits at the other end; a stream that was closed is None."""
+    return stream is not None and stream.isatty()
 
 
 def actor() -> str:
@@ -207,14 +215,14 @@ class Out:
         """Ask before something is destroyed; nobody there to ask: refused."""
         if yes:
             return
-        if self.as_json or not sys.stdin.isatty():
+        if self.as_json or not on_terminal(sys.stdin):
             raise Refused(f"{question} Nobody is here to ask: say --yes to do it.")
         click.confirm(question, abort=True, err=True)
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
         """A progress bar on stderr, on a terminal only."""
-        if self.as_json or not sys.stderr.isatty():
+        if self.as_json or not on_terminal(sys.stderr):
             yield None
             return
         from rich.console import Console

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sellapi.commands.common import Out, command, group
+from sellapi.commands.common import ROW_ID, Out, command, group
 
 COLUMNS = ["id", "user", "name", "last4", "status", "spent"]
 WIDE = ["prefix", "limit", "expires_at", "created_at"]
@@ -62,14 +62,14 @@ def list_(out: Out, email: str | None, limit: int) -> None:
 
 
 @command(keys, "show", example="sellapi keys show 3")
-@click.argument("key_id", metavar="ID", type=int)
+@click.argument("key_id", metavar="ID", type=ROW_ID)
 def show(out: Out, key_id: int) -> None:
     """Show one key (never its secret)."""
     out.one(out.admin.keys.show(key_id))
 
 
 @command(keys, "set", example="sellapi keys set 3 --limit 5000 --models openai/gpt-5.4")
-@click.argument("key_id", metavar="ID", type=int)
+@click.argument("key_id", metavar="ID", type=ROW_ID)
 @click.option("--name", help="What it is for.")
 @_limits
 def set_(out: Out, key_id: int, **options: Any) -> None:
@@ -78,7 +78,7 @@ def set_(out: Out, key_id: int, **options: Any) -> None:
 
 
 @command(keys, "revoke", example="sellapi keys revoke 3 --yes")
-@click.argument("key_id", metavar="ID", type=int)
+@click.argument("key_id", metavar="ID", type=ROW_ID)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def revoke(out: Out, key_id: int, yes: bool) -> None:
     """End a key for good; running requests settle."""
@@ -88,7 +88,7 @@ def revoke(out: Out, key_id: int, yes: bool) -> None:
 
 
 @command(keys, "rotate", example="sellapi keys rotate 3 --grace 1h")
-@click.argument("key_id", metavar="ID", type=int)
+@click.argument("key_id", metavar="ID", type=ROW_ID)
 @click.option("--grace", default="24h", show_default=True, help="How long the old secret works.")
 def rotate(out: Out, key_id: int, grace: str) -> None:
     """Give a key a new secret; limit, spend and rate counter stay."""

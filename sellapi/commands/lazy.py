@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import click
@@ -24,6 +25,21 @@ def fail(message: str, kind: str, code: int, *, as_json: bool, hint: str = "") -
     else:
         click.echo("\n".join(filter(None, (f"Error: {message}", hint))), err=True)
     sys.exit(code)
+
+
+def _fault(error: Exception, *, as_json: bool) -> NoReturn:
+    """Tell of what no command foresaw, like any other trouble; where it lies is for developers."""
+    from sellapi.settings import Settings
+
+    try:
+        debug = Settings.load({}).debug
+    except SellapiError:
+        debug = False
+    if debug:
+        traceback.print_exception(error)
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    hint = "" if debug else "SELLAPI_DEBUG=1 shows where it lies."
+    fail(f"a fault of sellapi's own, {what}", "internal", 1, as_json=as_json, hint=hint)
 
 
 class LazyGroup(click.Group):
@@ -70,6 +86,12 @@ class LazyGroup(click.Group):
         given = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in given
         extra["standalone_mode"] = False
+        if sys.stdout is None:  # closed: a key that is shown once would be lost
+            words = "stdout is closed: nobody would see the answer (> /dev/null throws it away)"
+            fail(words, "refused", 1, as_json=as_json)
+        for word in given:
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                fail(f"{word!a} is no text: write UTF-8", "usage", 2, as_json=as_json)
         try:
             code = super().main(given, *rest, **extra)
         except click.Abort:
@@ -96,4 +118,8 @@ class LazyGroup(click.Group):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(1)
             fail(f"{error.filename or 'the system'}: {error.strerror}", "os", 1, as_json=as_json)
+        except (
+            Exception
+        ) as error:  # a script that reads our stderr finds JSON there, whatever it was
+            _fault(error, as_json=as_json)
         sys.exit(code if isinstance(code, int) else 0)

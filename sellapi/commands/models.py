@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sellapi.commands.common import Out, command, group
+from sellapi.commands.common import Out, command, group, on_terminal
 
 if TYPE_CHECKING:
     from sellapi.admin.views import Model
@@ -242,7 +242,7 @@ def import_(
         out.admin, file.read_bytes(), provider=provider, only=only, add_new=add_new
     )
     asked = False
-    if plan.changes and not yes and not out.as_json and sys.stdin.isatty():
+    if plan.changes and not yes and not out.as_json and on_terminal(sys.stdin):
         _show_plan(out, plan)
         asked = click.confirm(f"Apply {len(plan.changes)} changes?", err=True)
     if plan.changes and (yes or asked):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sellapi.commands.common import Out, command, group
+from sellapi.commands.common import ROW_ID, Out, command, group
 
 
 @group(
@@ -62,7 +62,7 @@ def sell(out: Out, email: str, pack: str, paid_usd: str | None, reference: str |
 
 
 @command(packs, "refund", example="sellapi packs refund 42 --reason 'changed her mind'")
-@click.argument("entry", type=int)
+@click.argument("entry", type=ROW_ID)
 @click.option("--reason", default="", help="Stands in the ledger.")
 @click.option("--allow-debt", is_flag=True, help="Credits already spent become owed.")
 def refund(out: Out, entry: int, reason: str, allow_debt: bool) -> None:

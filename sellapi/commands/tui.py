@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sellapi.commands.common import actor
+from sellapi.commands.common import actor, on_terminal
 from sellapi.errors import Refused
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def tui(database: str | None) -> None:
         from sellapi.storage.database import Database
 
         Database(path).check_owner()
-    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+    if not all(map(on_terminal, (sys.stdin, sys.stdout, sys.stderr))):
         raise Refused("the screens want a terminal: in scripts use the other commands and --json")
     # The screens stand above the commands, so they are named here, not imported.
     app = importlib.import_module("tui.app").SellapiApp(lambda: open_shop(path))

@@ -49,8 +49,8 @@ def _accounts() -> Any:
 
 
 def account(tx: Tx, who: str) -> dict[str, Any] | None:
-    """An account by e-mail, or by id (``12``)."""
-    if who.isascii() and who.isdigit():
+    """An account by e-mail, or by id (``12``; no longer than the database can count)."""
+    if who.isascii() and who.isdigit() and len(who) < 19:
         return tx.one(_accounts().where(Account.id == int(who)))
     return tx.one(_accounts().where(Account.email == who))
 

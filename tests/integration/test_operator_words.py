@@ -1,5 +1,10 @@
 """Words an operator or a script types by mistake: one clear error, and nothing is changed."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from sellapi.storage.database import Database
@@ -7,6 +12,7 @@ from tests.support.shell import Shell
 from tests.support.shop import quick
 from tui.words import day_time
 
+ROOT = Path(__file__).parents[2]
 ANN = "ann@shop.test"
 
 
@@ -135,3 +141,95 @@ def test_none_lifts_a_limit_and_a_list(shell):
     key = shell.json("keys", "set", "1", "--limit", "none", "--models", "none", "--ips", "none")
     assert (key["limit"], key["models"], key["ips"]) == (None, None, None)
     assert shell.json("models", "set", "openai/gpt-5.4", "--allow-fields", "none")
+
+
+# -- numbers, bytes and streams that are none --------------------------------------------------
+
+HUGE = "99999999999999999999999"
+MODEL = "openai/gpt-5.4"
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("users", "show", HUGE), 1),
+        (("users", "show", "9" * 5000), 1),
+        (("keys", "show", HUGE), 2),
+        (("keys", "revoke", HUGE, "--yes"), 2),
+        (("packs", "refund", HUGE), 2),
+        (("audit", "--target", f"user:{HUGE}"), 0),
+        (("models", "set", MODEL, "--long-context", "-5"), 2),
+        (("models", "set", MODEL, "--long-context", HUGE), 2),
+        (("models", "set", MODEL, "--context", HUGE), 2),
+        (("models", "route", MODEL, "add", "openai:zz", "--timeout", "nan"), 2),
+        (("models", "route", MODEL, "add", "openai:zz", "--timeout", "inf"), 2),
+        (("models", "route", MODEL, "add", "openai:zz", "--timeout", "1e300"), 2),
+        (("models", "route", MODEL, "add", "openai:zz", "--priority", HUGE), 2),
+        (("models", "route", MODEL, "add", "openai:zz", "--weight", HUGE), 2),
+        (("models", "route", MODEL, "add", "openai:zz", "--max-concurrency", "0"), 2),
+        (("models", "route", MODEL, "add", "openai:zz", "--cost", "long_context=x"), 2),
+        (("providers", "set", "openai", "--timeout", "nan"), 2),
+        (("tiers", "set", "free", "--rpm", HUGE), 2),
+        (("users", "add", "x@b.c", "--name", "\udcff"), 2),
+        (("users", "show", "\udcff"), 2),
+        (("credits", "grant", ANN, "1", "--reason", "\udcff"), 2),
+        (("keys", "create", ANN, "--name", "\udcff"), 2),
+        (("packs", "sell", ANN, "\udcff"), 2),
+        (("\udcff",), 2),
+    ],
+)
+def test_no_number_and_no_byte_ends_in_a_fault(shell, words, code):
+    if code:
+        assert "fault" not in shell.error(*words, code=code)
+    else:
+        assert shell.json(*words) == []
+
+
+def test_what_no_command_foresaw_is_one_error_too(shell, monkeypatch):
+    def broken(self):
+        raise LookupError("some\ntrouble")
+
+    monkeypatch.setattr("sellapi.admin.packs.Packs.list", broken)
+    assert shell.error("packs", "list") == "a fault of sellapi's own, LookupError: some trouble"
+    told = shell.run("packs", "list", code=1).stderr
+    assert told.splitlines()[1:] == ["SELLAPI_DEBUG=1 shows where it lies."]
+    monkeypatch.setitem(shell.env, "SELLAPI_DEBUG", "1")
+    told = shell.run("packs", "list", code=1).stderr
+    assert "in broken" in told
+    assert told.splitlines()[-1].startswith("Error: a fault")
+
+
+def closed(shell, descriptor, *words):
+    """A command whose shell closed a stream, as ``<&-`` and ``>&-`` do."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {descriptor}', "sh", sys.executable, str(ROOT / "cli.py"), *words],
+        env={**os.environ, **shell.env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("descriptor", "words", "said"),
+    [
+        ("<&-", ("users", "delete", ANN), "--yes"),
+        ("<&-", ("tui",), "terminal"),
+        (">&-", ("users", "list"), "stdout is closed"),
+        (">&-", ("keys", "create", ANN), "stdout is closed"),
+    ],
+)
+def test_a_closed_stream_is_told_and_changes_nothing(shell, descriptor, words, said):
+    done = closed(shell, descriptor, *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nobody_needs_stdin_or_stderr_to_look(shell):
+    assert ANN in closed(shell, "<&-", "users", "list").stdout
+    assert closed(shell, "2>&-", "ledger", "verify", "--json").returncode == 0
+    assert closed(shell, "2>&-", "ledger", "verify").returncode == 0
