@@ -8,6 +8,7 @@ import getpass
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -308,7 +309,8 @@ def _grid() -> Any:
 def _console() -> Console:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+    # Rich would take COLUMNS=0 at its word, and print nothing.
+    width = shutil.get_terminal_size((WIDE, 0)).columns
     return Console(width=width, markup=False, highlight=False, emoji=False)
 
 

@@ -233,3 +233,11 @@ def test_nobody_needs_stdin_or_stderr_to_look(shell):
     assert ANN in closed(shell, "<&-", "users", "list").stdout
     assert closed(shell, "2>&-", "ledger", "verify", "--json").returncode == 0
     assert closed(shell, "2>&-", "ledger", "verify").returncode == 0
+
+
+@pytest.mark.parametrize("columns", ["0", "-5", "many", ""])
+def test_columns_that_are_none_leave_tables_as_they_are(shell, columns):
+    wide = shell.run("users", "list").stdout
+    shell.env["COLUMNS"] = columns
+    assert ANN in wide
+    assert shell.run("users", "list").stdout == wide
