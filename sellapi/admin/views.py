@@ -301,6 +301,11 @@ class Route:
     cost: Mapping[str, Any] | None
     available: bool
 
+    @property
+    def target(self) -> str:
+        """``PROVIDER:UPSTREAM-ID``, as acts take it."""
+        return f"{self.provider}:{self.upstream}"
+
 
 @dataclass(frozen=True, slots=True)
 class PriceVersion:

@@ -411,6 +411,53 @@ async def test_a_model_is_switched_off_after_a_question_and_on(shop: Path, admin
         assert admin.models.show(slug).enabled
 
 
+async def test_the_route_under_the_cursor_is_removed_after_a_question(
+    shop: Path, admin: Admin
+) -> None:
+    slug = "openai/gpt-5.4"
+    admin.providers.add("bk", kind="openai", api_key_env="NO_SUCH_KEY")
+    first = admin.models.show(slug).routes[0].target
+    admin.models.route_add(slug, "bk:gpt-x")
+    async with screens(shop) as driver:
+        driver.app.open_page("model", slug)
+        rows = await driver.loaded("route-rows")
+        await driver.press("j")
+        await driver.until(lambda: rows.current.target == "bk:gpt-x", "the cursor on it")
+        await driver.press("X")
+        await _form(driver, f"Remove a route of {slug}")
+        await driver.press("tab", "enter")
+        await driver.sees("goes", "bk:gpt-x", "1 usable route")
+        await driver.press("enter")  # the button under the cursor is Back
+        await driver.until(lambda: not driver.app.screen.confirming)  # type: ignore[attr-defined]
+        assert len(admin.models.show(slug).routes) == 2
+        await driver.press("ctrl+s")
+        await driver.sees("goes")
+        await driver.press("y")
+        await driver.told(f"{slug} lost the route bk:gpt-x; it has 1 usable route.")
+    assert [r.target for r in admin.models.show(slug).routes] == [first]
+
+
+async def test_a_route_is_chosen_where_none_is_under_the_cursor(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.press("3")
+        await driver.loaded("model-rows")
+        await driver.press("X")
+        await _form(driver, "Remove a route of")
+        await driver.press("ctrl+s")
+        await driver.sees("Route: this is needed")
+
+
+async def test_a_retired_pack_is_not_sold_as_another(shop: Path, admin: Admin) -> None:
+    slug = admin.packs.list()[0].slug
+    admin.packs.retire(slug)
+    async with screens(shop) as driver:
+        await driver.press("3", "right", "right")
+        rows = await driver.loaded("pack-rows")
+        rows.move_cursor(row=[p.slug for p in rows.items].index(slug))
+        await driver.press("p")
+        await driver.told(f"pack {slug} is retired")
+
+
 async def test_a_provider_is_added_changed_and_removed(shop: Path, admin: Admin) -> None:
     async with screens(shop) as driver:
         await driver.press("3", "right")

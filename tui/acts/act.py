@@ -22,6 +22,8 @@ class Context:
     user: str = ""
     key: int | None = None
     model: str = ""
+    route: str = ""
+    """``PROVIDER:UPSTREAM-ID`` of the model's route under the cursor."""
     provider: str = ""
     pack: str = ""
     tier: str = ""

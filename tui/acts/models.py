@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sellapi.admin.models import PRICE_WORDS, parse_prices
 from sellapi.admin.service import Admin
-from sellapi.admin.views import Model
+from sellapi.admin.views import Model, Route
 from sellapi.domain.credits import parse_usd
 from sellapi.domain.pricing import Prices
 from sellapi.errors import UsageError
@@ -266,26 +266,52 @@ async def add_route(stage: Stage, at: Context) -> None:
         stage.done(f"{done.slug} has {len(done.routes)} routes.")
 
 
+def _left_words(routes: Sequence[Route]) -> str:
+    """How many of a model's routes can be called, in words."""
+    usable = sum(r.available for r in routes)
+    if not usable:
+        return "no usable route: nobody answers for it"
+    return f"{usable} usable route{'' if usable == 1 else 's'}"
+
+
+def _route_preview(model: Model) -> Any:
+    def preview(admin: Admin, values: Values) -> list[Line]:
+        routes = admin.models.show(model.slug).routes
+        rest = [r for r in routes if r.target != values["target"]]
+        return [
+            Line("model", model.slug),
+            Line("goes", values["target"]),
+            Line("left", _left_words(rest), _left_words(routes)),
+        ]
+
+    return preview
+
+
 async def remove_route(stage: Stage, at: Context) -> None:
     model = await _ask_model(stage, at, "Remove a route of which model?")
     if model is None:
         return
-    targets = tuple(f"{r.provider}:{r.upstream}" for r in model.routes)
+    targets = tuple(r.target for r in model.routes)
+
+    def act(admin: Admin, v: Values) -> tuple[str, Model]:
+        return v["target"], admin.models.route_remove(model.slug, v["target"])
+
     done = await stage.fill(
         FormSpec(
             title=f"Remove a route of {model.slug}",
             verb="Remove",
             danger=True,
             fields=(
-                Field("target", "Route", targets[0] if targets else "",
-                      options=tuple((t, t) for t in targets), required=True),
+                Field("target", "Route", at.route, options=tuple((t, t) for t in targets),
+                      required=True),
             ),
-            act=lambda admin, v: admin.models.route_remove(model.slug, v["target"]),
+            preview=_route_preview(model),
+            act=act,
         )
     )  # fmt: skip
     if done is not None:
-        left = f"{len(done.routes)} routes" if done.routes else "no route left and is not sold"
-        stage.done(f"{done.slug} has {left}.")
+        target, left = done
+        stage.done(f"{left.slug} lost the route {target}; it has {_left_words(left.routes)}.")
 
 
 ACTS = (

@@ -32,16 +32,17 @@ async def sell(stage: Stage, at: Context) -> None:
     packs = await stage.fetch(lambda admin: admin.packs.list(retired=False))
     if not packs:
         raise Refused("there is no pack to sell: add one in Catalog, Packs")
+    if at.pack and at.pack not in {p.slug for p in packs}:
+        raise Refused(f"pack {at.pack} is retired: choose one that is sold")
     options = tuple((f"{p.slug}  {amount(p.credits)} credits  {usd(p.price_usd)}", p.slug)
                     for p in packs)  # fmt: skip
-    chosen = at.pack if at.pack in {p.slug for p in packs} else packs[0].slug
     sale = await stage.fill(
         FormSpec(
             title="Sell a pack",
             verb="Sell",
             fields=(
                 who(at),
-                Field("pack", "Pack", chosen, options=options, required=True),
+                Field("pack", "Pack", at.pack or packs[0].slug, options=options, required=True),
                 Field("paid", "Paid USD", hint="its price"),
                 REFERENCE,
             ),

@@ -121,7 +121,7 @@ class Form(ModalScreen[Any]):
         self.query_one("#fields").display = bool(self.spec.fields)
         self._stage()
         if not self.spec.fields:
-            self.query_one("#leave" if self.spec.danger else "#send").focus()
+            self._answer().focus()
         else:
             first = _first(self.spec.fields)
             self.query_one(f"#field-{first.name}").focus()
@@ -138,6 +138,10 @@ class Form(ModalScreen[Any]):
         refusal = self.query_one("#refusal", Static)
         refusal.display = False
         self._hint()
+
+    def _answer(self) -> Button:
+        """The button a question begins on: a second Enter must not destroy anything."""
+        return self.query_one("#leave" if self.spec.danger else "#send", Button)
 
     def _hint(self) -> None:
         hint = "y yes · n or Esc back" if self.confirming else "Enter send · Tab next · Esc back"
@@ -202,7 +206,7 @@ class Form(ModalScreen[Any]):
                 lines = list(await link.call(lambda admin: preview(admin, values)))
                 self.confirming = True
                 self._stage(lines)
-                self.query_one("#send", Button).focus()
+                self._answer().focus()
             else:
                 # Once begun an act is not taken back: leaving the form does not cancel it.
                 result = await asyncio.shield(link.call(lambda admin: spec.act(admin, values)))

@@ -13,7 +13,7 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from sellapi.admin.service import Admin
-from sellapi.admin.views import Model, PriceVersion, Route
+from sellapi.admin.views import Model, PriceVersion
 from tui.acts.act import Context
 from tui.messages import Chosen
 from tui.screens.page import Page
@@ -80,7 +80,7 @@ class ModelPage(Page):
         yield Static(id="prices")
         with Vertical(classes="panel") as panel:
             panel.border_title = "Routes"
-            yield Rows(ROUTE_COLUMNS, key=_route_key, id="route-rows",
+            yield Rows(ROUTE_COLUMNS, key=lambda r: r.target, id="route-rows",
                        empty="No route: nobody answers for it. r adds one.")  # fmt: skip
         with Vertical(classes="panel") as panel:
             panel.border_title = "Price versions"
@@ -127,7 +127,8 @@ class ModelPage(Page):
         self.query_one("#price-rows", Rows).show(tuple(reversed(history)))
 
     def context(self) -> Context:
-        return Context(model=self._slug)
+        route = self.query_one("#route-rows", Rows).current
+        return Context(model=self._slug, route="" if route is None else route.target)
 
     def action_switch(self) -> None:
         """On when it is off, off when it is on."""
@@ -137,7 +138,3 @@ class ModelPage(Page):
     def on_chosen(self, event: Chosen) -> None:
         event.stop()
         self.shop.action_act("models.set")
-
-
-def _route_key(route: Route) -> str:
-    return f"{route.provider}:{route.upstream}"
