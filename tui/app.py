@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.reactive import reactive
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.theme import Theme
 
 from sellapi.admin.service import Admin
@@ -95,6 +95,7 @@ class SellapiApp(App[None]):
         super().__init__()
         self.link = Link(opener)
         self._looking = self._acting = self._looked = False
+        self._pointed_at = Context()
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         self.theme = "sellapi-dark"
@@ -188,9 +189,21 @@ class SellapiApp(App[None]):
         finally:
             self._acting = False
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No palette over a form or a question: what is chosen there would leave it unanswered."""
+        if action == "command_palette" and isinstance(self.screen, ModalScreen):
+            return False
+        return super().check_action(action, parameters)
+
+    def action_command_palette(self) -> None:
+        """The palette, for what is under the cursor now: lists go on while one types."""
+        self._pointed_at = self._looked_at(self.screen)
+        super().action_command_palette()
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: every act, every screen, the theme."""
-        at = self._looked_at(screen)
+        del screen  # what it shows may have gone on since the palette was called
+        at = self._pointed_at
 
         def starter(name: str) -> Callable[[], None]:
             return lambda: self._start(name, at)

@@ -109,6 +109,48 @@ async def test_the_palette_offers_every_act(shop: Path) -> None:
         await _form(driver, "Grant credits", "Reason")
 
 
+async def test_the_palette_acts_on_the_row_it_was_called_on(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        tail = await driver.loaded("tail")
+        request = tail.current.request_id
+        await driver.press("ctrl+p")
+        await driver.type("refund a req")
+        await driver.sees("Refund a request")
+        tail.move_cursor(row=1)
+        await driver.type("u")
+        await driver.pilot.pause(0.3)
+        await driver.press("enter")
+        await _form(driver, "Refund a request", request)
+
+
+async def test_neither_palette_nor_bar_leads_away_from_a_form_or_a_secret(shop: Path) -> None:
+    """What is hidden is never answered: no act would start again, and a secret would stay."""
+    async with screens(shop) as driver:
+        await driver.press("2")
+        await driver.loaded("users")
+        await driver.press("i")
+        await _form(driver, "Issue a key")
+        for page in ("Form", "SecretOnce"):
+            await driver.press("ctrl+p")
+            await driver.pilot.pause(0.3)
+            assert type(driver.app.screen).__name__ == page
+            await driver.pilot.click(offset=(30, 0))  # where the bar below names the screens
+            await driver.pilot.pause(0.3)
+            assert type(driver.app.screen).__name__ == page
+            assert driver.app.current_mode == "users"
+            if page == "Form":
+                await driver.press("enter")
+                await driver.at("SecretOnce")
+        await driver.press("c", "escape")
+        await driver.at("Users")
+        await driver.told("is issued")
+        await driver.press("ctrl+p")
+        await driver.at("CommandPalette")
+        await driver.press("escape", "3")
+        await driver.at("Catalog")
+        await driver.until(lambda: not driver.app._acting, "the act ended")
+
+
 async def test_every_act_starts_anywhere_and_esc_leads_back(shop: Path) -> None:
     """With nothing looked at an act asks for its target; its form fits the smallest screen."""
     async with screens(shop, SMALL) as driver:
