@@ -143,6 +143,14 @@ def _why_uncharged(tx: Tx, request_id: str) -> str:
     return f"request {clean(request_id)} was not charged: `sellapi requests show` tells why"
 
 
+def _charge_and_refund(tx: Tx, request_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What a request was charged and, if it was, how that was given back."""
+    rows = {r["kind"]: r for r in accounts.entries_of_requests(tx, [request_id])[request_id]}
+    if "charge" not in rows:
+        raise Refused(_why_uncharged(tx, request_id))
+    return rows["charge"], rows.get("charge_refund")
+
+
 def _history(tx: Tx, account_id: int, since_ms: int | None, until_ms: int | None) -> list[Entry]:
     """An account's entries, newest first, from before ``until`` to somewhat before ``since``."""
     found: list[Entry] = []
@@ -215,17 +223,20 @@ class Credits(Noun):
         """Give back what a request was charged, once; a second time prints the first result."""
         return once(lambda: self._refund(request_id.strip(), reason.strip()))
 
+    def charge(self, request_id: str) -> Entry:
+        """The charge a refund would give back; refused when there is none, or none any more."""
+        with self.read() as tx:
+            charge, done = _charge_and_refund(tx, request_id.strip())
+        if done:
+            raise Refused(f"request {clean(request_id)} was refunded before: entry {done['id']}")
+        return entry_view(charge)
+
     def _refund(self, request_id: str, reason: str) -> LedgerAct:
         with self.act("credits.refund") as act:
-            rows = {
-                r["kind"]: r for r in accounts.entries_of_requests(act.tx, [request_id])[request_id]
-            }
-            if "charge" not in rows:
-                raise Refused(_why_uncharged(act.tx, request_id))
-            if "charge_refund" in rows:
+            charge, done = _charge_and_refund(act.tx, request_id)
+            if done:
                 act.nothing_done()
-                return ledger_act(act.tx, rows["charge_refund"]["id"], repeated=True)
-            charge = rows["charge"]
+                return ledger_act(act.tx, done["id"], repeated=True)
             entry = ledger.credit(
                 act.tx,
                 charge["account_id"],

@@ -7,9 +7,16 @@ import sqlite3
 from typing import Any
 
 from sellapi.admin.core import Noun
-from sellapi.admin.credits import find_repeat, known_reference, ledger_act, once, say_entry
+from sellapi.admin.credits import (
+    entry_view,
+    find_repeat,
+    known_reference,
+    ledger_act,
+    once,
+    say_entry,
+)
 from sellapi.admin.users import find_account
-from sellapi.admin.views import LedgerAct, Pack, Sale, Tier
+from sellapi.admin.views import Entry, LedgerAct, Pack, Sale, Tier
 from sellapi.admin.words import clean
 from sellapi.domain.credits import parse_credits, parse_usd
 from sellapi.errors import Refused, UsageError
@@ -139,13 +146,17 @@ class Packs(Noun):
         """
         return once(lambda: self._refund(entry_id, reason.strip(), allow_debt))
 
+    def sale(self, entry_id: int) -> Entry:
+        """The sale a refund would undo; refused when there is none, or none any more."""
+        with self.read() as tx:
+            sale, done = _sale_and_refund(tx, entry_id)
+        if done:
+            raise Refused(f"entry {entry_id} was refunded before: entry {done['id']}")
+        return entry_view(sale)
+
     def _refund(self, entry_id: int, reason: str, allow_debt: bool) -> LedgerAct:
         with self.act("packs.refund") as act:
-            sale = accounts.entry(act.tx, entry_id=entry_id)
-            if sale is None or sale["kind"] != "sale":
-                why = f"entry {entry_id} is no sale" if sale else f"there is no entry {entry_id}"
-                raise Refused(f"{why}: `sellapi ledger list --kind sale` shows what was sold")
-            done = accounts.refund_of(act.tx, entry_id)
+            sale, done = _sale_and_refund(act.tx, entry_id)
             if done:
                 act.nothing_done()
                 return ledger_act(act.tx, done["id"], repeated=True)
@@ -167,6 +178,15 @@ class Packs(Noun):
             view = ledger_act(act.tx, entry.id, repeated=False)
             say_entry(act, view, sale["account_id"])
             return view
+
+
+def _sale_and_refund(tx: Tx, entry_id: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What was sold by an entry and, if it was, how that was undone."""
+    sale = accounts.entry(tx, entry_id=entry_id)
+    if sale is None or sale["kind"] != "sale":
+        why = f"entry {entry_id} is no sale" if sale else f"there is no entry {entry_id}"
+        raise Refused(f"{why}: `sellapi ledger list --kind sale` shows what was sold")
+    return sale, accounts.refund_of(tx, entry_id)
 
 
 def _sale(tx: Tx, entry_id: int, *, repeated: bool) -> Sale:

@@ -253,15 +253,24 @@ class Requests(Noun):
 
         Those of an account from its first unfinished request on stay too.
         """
-        now = self.desk.now()
-        before = earlier(older_than, now)
-        if now - before < DAY:
-            raise UsageError("requests of the last day stay: --older-than 1d or more")
-        before_ms = before * 1000
+        before_ms = self._before_ms(older_than)
         pruned = retention.prune(self.desk.database, before_ms, progress)
         with self.act("requests.prune") as act:
             act.say("requests", after={"before_ms": before_ms, "removed": pruned.removed})
         return Pruned(pruned.removed, before_ms, pruned.stayed)
+
+    def prunable(self, *, older_than: str) -> Pruned:
+        """What `prune` would remove now; removes nothing."""
+        before_ms = self._before_ms(older_than)
+        found = retention.count(self.desk.database, before_ms)
+        return Pruned(found.removed, before_ms, found.stayed)
+
+    def _before_ms(self, older_than: str) -> int:
+        now = self.desk.now()
+        before = earlier(older_than, now)
+        if now - before < DAY:
+            raise UsageError("requests of the last day stay: --older-than 1d or more")
+        return before * 1000
 
 
 # -- ledger and audit --------------------------------------------------------------------------

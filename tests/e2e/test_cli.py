@@ -305,7 +305,12 @@ def test_completion_scripts_are_printed(shell, name):
 
 
 # Methods only screens need, and verbs that are spelt otherwise.
-SCREENS_ONLY = {"users": {"detail", "count"}, "providers": {"routed_models"}}
+SCREENS_ONLY = {
+    "users": {"detail", "count"},
+    "providers": {"routed_models"},
+    "credits": {"charge"},
+    "packs": {"sale"},
+}
 SPELT = {("models", "price_history"): "prices", ("models", "apply"): "import"} | {
     ("models", f"route_{verb}"): "route" for verb in ("add", "remove")
 }

@@ -150,6 +150,38 @@ def test_a_request_that_cannot_be_refunded_is_told_from_one_that_never_was(admin
         admin.credits.refund(running)
 
 
+def test_what_a_refund_would_undo_is_told_only_while_it_can(admin):
+    requests = Requests(admin, ANN)
+    request_id = requests.charge()
+    assert admin.credits.charge(f" {request_id} ").request_id == request_id
+    done = admin.credits.refund(request_id)
+    with pytest.raises(Refused, match=f"was refunded before: entry {done.entry}"):
+        admin.credits.charge(request_id)
+    running, _ = requests.hold(MICRO)
+    with pytest.raises(Refused, match="still runs"):
+        admin.credits.charge(running)
+    sale = admin.packs.sell(ANN, "starter")
+    assert admin.packs.sale(sale.entry).cash_usd == sale.paid_usd
+    with pytest.raises(Refused, match="is no sale"):
+        admin.packs.sale(done.entry)
+    done = admin.packs.refund(sale.entry, allow_debt=True)
+    with pytest.raises(Refused, match=f"was refunded before: entry {done.entry}"):
+        admin.packs.sale(sale.entry)
+
+
+def test_what_would_be_pruned_is_counted_as_it_is_removed(admin):
+    admin.users.add("bob@shop.test")
+    ann, bob = Requests(admin, ANN), Requests(admin, "bob@shop.test")
+    ann.charge()
+    bob.hold(MICRO)
+    bob.charge(hold=MICRO)
+    admin.desk.clock = lambda: 1_900_000_000
+    would = admin.requests.prunable(older_than="1d")
+    assert (would.requests, would.stayed) == (1, 2)
+    assert admin.requests.prune(older_than="1d") == would
+    assert admin.requests.prunable(older_than="1d").requests == 0
+
+
 def test_a_statement_adds_up_from_opening_to_closing(admin):
     clock = [1_795_400_000]
     admin.desk.clock = lambda: clock[0]

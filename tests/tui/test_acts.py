@@ -12,7 +12,7 @@ import pytest
 
 import cli
 from sellapi.admin.service import Admin
-from sellapi.domain.credits import MICRO
+from sellapi.domain.credits import MICRO, format_credits
 from tests.tui.stage import SMALL, Driver, screens
 from tui.acts import ACTS
 from tui.acts.act import Context
@@ -216,6 +216,8 @@ async def test_a_key_is_rotated_and_revoked_after_a_question(shop: Path, admin: 
         await driver.press("o")
         await _form(driver, "Rotate key", "24h")
         await driver.press("enter")
+        await driver.sees(f"{key.id} {key.name!r}", key.last4, "works until")
+        await driver.press("enter")
         await driver.at("SecretOnce")
         await driver.press("c", "escape")
         await driver.at("UserPage")
@@ -322,10 +324,98 @@ async def test_a_request_is_refunded_from_its_receipt(shop: Path, admin: Admin) 
         await driver.press("f")
         await _form(driver, "Refund a request", request.request_id)
         await driver.press("ctrl+s")
+        await driver.sees("goes back")
+        await driver.press("y")
         await driver.told("credits back")
         await driver.sees("refunded")
         await driver.press("pagedown")
         await driver.sees("charge_refund")
+
+
+async def test_a_refund_shows_whose_what_and_how_much_before_it_is_done(
+    shop: Path, admin: Admin
+) -> None:
+    """On a living list another row may have come under the cursor just before the key."""
+    async with screens(shop) as driver:
+        tail = await driver.loaded("tail")
+        while not (tail.current.charge and tail.current.state == "settled"):
+            await driver.press("j")
+        request = tail.current
+        before = admin.users.show(str(request.user_id)).balance
+        await driver.press("f")
+        await _form(driver, "Refund a request", request.request_id)
+        await driver.press("enter")
+        await driver.sees(request.user, request.model, "goes back", "balance")
+        assert format_credits(request.charge) in driver.text
+        await driver.press("enter")  # the button under the cursor is Back
+        await driver.until(lambda: not driver.app.screen.confirming)  # type: ignore[attr-defined]
+        assert admin.users.show(str(request.user_id)).balance == before
+        await driver.press("enter")
+        await driver.sees("goes back")
+        await driver.press("y")
+        await driver.told("credits back")
+        await driver.until(lambda: not driver.app._acting)
+        await driver.until(lambda: tail.current.refunded, "the refund in the list")
+        await driver.press("f")
+        await _form(driver, "Refund a request", request.request_id)
+        await driver.press("enter")
+        await driver.sees("was refunded before")
+    after = admin.users.show(str(request.user_id))
+    assert after.balance - before == request.charge
+
+
+async def test_a_pack_is_refunded_after_a_look_at_whose_it_is(shop: Path, admin: Admin) -> None:
+    sale = admin.packs.sell(ANA, "starter")
+    async with screens(shop) as driver:
+        await _user(driver)
+        entries = await driver.loaded("user-entries")
+        await driver.until(lambda: entries.current.id == sale.entry, "the sale under the cursor")
+        await driver.press("B")
+        await _form(driver, "Refund a pack")
+        await driver.press("ctrl+s")
+        await driver.sees(ANA, "starter, sold", "-500,000.00", "goes back", "$5.00")
+        assert admin.packs.sale(sale.entry)
+        await driver.press("y")
+        await driver.told("$5.00 goes back")
+        await driver.until(lambda: not driver.app._acting)
+        driver.app._start("packs.refund", Context(entry=sale.entry))
+        await _form(driver, "Refund a pack")
+        await driver.press("ctrl+s")
+        await driver.sees("was refunded before")
+
+
+async def test_a_pack_that_is_spent_is_refunded_only_as_a_debt(shop: Path, admin: Admin) -> None:
+    sale = admin.packs.sell(ANA, "starter")
+    user = admin.users.show(ANA)
+    admin.credits.deduct(ANA, str(user.available // MICRO), reason="spent")
+    async with screens(shop) as driver:
+        driver.app._start("packs.refund", Context(entry=sale.entry))
+        await _form(driver, "Refund a pack")
+        await driver.press("ctrl+s")
+        await driver.sees(f"{ANA} has", "let the rest of the pack")
+        driver.app.screen.query_one("#field-debt").value = True  # type: ignore[attr-defined]
+        await driver.press("ctrl+s")
+        await driver.sees("owed", "0.00 → ")
+        await driver.press("y")
+        await driver.told("$5.00 goes back")
+    assert admin.users.show(ANA).owed > 0
+
+
+async def test_requests_are_pruned_after_a_look_at_how_many(shop: Path, admin: Admin) -> None:
+    async with screens(shop) as driver:
+        await driver.press("3", "left")
+        await driver.loaded("tier-rows")
+        driver.app._start("requests.prune", Context())
+        await _form(driver, "Prune old requests", "90d")
+        await driver.press("enter")
+        await driver.sees("no resolved request is that old")
+        driver.app.screen.query_one("#field-age").value = "2d"  # type: ignore[attr-defined]
+        await driver.press("enter")
+        count = admin.requests.prunable(older_than="2d").requests
+        assert count
+        await driver.sees(f"{count:,} requests, for good", "older than")
+        await driver.press("y")
+        await driver.told(f"{count:,} requests are removed")
 
 
 # -- users -------------------------------------------------------------------------------------
@@ -552,8 +642,10 @@ async def test_packs_are_added_and_retired(shop: Path, admin: Admin) -> None:
         await driver.until(lambda: len(rows.items) == 4)
         rows.move_cursor(row=[p.slug for p in rows.items].index("tiny"))
         await driver.press("X")
-        await _form(driver, "Retire a pack?")
+        await _form(driver, "Retire a pack")
         await driver.press("ctrl+s")
+        await driver.sees("tiny: 1,000.00 credits for $0.02", "active → retired")
+        await driver.press("y")
         await driver.told("is retired")
     assert admin.packs.show("tiny").status == "retired"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from sellapi.admin.service import Admin
+from sellapi.admin.views import User
 from sellapi.domain.credits import credits_to_usd, format_credits, parse_credits, parse_usd
 from sellapi.errors import Refused
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
 from tui.acts.people import who
 from tui.acts.typed import number
-from tui.words import amount, usd
+from tui.words import amount, day_time, usd
 
 __all__ = ["ACTS"]
 
@@ -63,7 +64,6 @@ async def sell(stage: Stage, at: Context) -> None:
 def _change_preview(sign: int) -> object:
     def preview(admin: Admin, values: Values) -> list[Line]:
         user, value = admin.users.show(values["user"]), parse_credits(values["amount"])
-        after = user.balance + sign * value
         lines = [
             Line("user", user.email),
             Line(
@@ -73,19 +73,21 @@ def _change_preview(sign: int) -> object:
             Line("reason", values["reason"]),
         ]
         if sign > 0:
-            after -= min(user.owed, value)
-        elif value > user.available:
-            if not values.get("debt"):
-                raise Refused(
-                    f"{user.email} has {amount(user.available)} available: deduct that much, or "
-                    "let the rest be owed"
-                )
-            lines.append(Line("owed", amount(user.owed + value - user.available),
-                              amount(user.owed)))  # fmt: skip
-            after = user.held
-        return [*lines, Line("balance", amount(after), amount(user.balance))]
+            after = user.balance + value - min(user.owed, value)
+            return [*lines, Line("balance", amount(after), amount(user.balance))]
+        instead = "deduct that much, or let the rest be owed"
+        return [*lines, *_taken(user, value, values["debt"], instead)]
 
     return preview
+
+
+def _taken(user: User, value: int, debt: str, instead: str) -> list[Line]:
+    """What taking credits leaves. More than is available only with ``debt``; else ``instead``."""
+    missing = max(0, value - user.available)
+    if missing and not debt:
+        raise Refused(f"{user.email} has {amount(user.available)} available: {instead}")
+    owed = [Line("owed", amount(user.owed + missing), amount(user.owed))] if missing else []
+    return [*owed, Line("balance", amount(user.balance - value + missing), amount(user.balance))]
 
 
 async def grant(stage: Stage, at: Context) -> None:
@@ -136,6 +138,27 @@ async def deduct(stage: Stage, at: Context) -> None:
         stage.done(f"{done.user} has {amount(done.balance)} credits.")
 
 
+def _refund_preview(admin: Admin, values: Values) -> list[Line]:
+    charge = admin.credits.charge(values["request"])
+    user, value = admin.users.show(str(charge.user_id)), charge.owed_change - charge.amount
+    return [
+        Line("user", user.email),
+        *_asked_for(admin, values["request"]),
+        Line("charged", f"{day_time(charge.at)} UTC"),
+        Line("goes back", f"{format_credits(value)} (${credits_to_usd(value)})"),
+        Line("balance", amount(user.balance + value - min(user.owed, value)),
+             amount(user.balance)),
+    ]  # fmt: skip
+
+
+def _asked_for(admin: Admin, request_id: str) -> list[Line]:
+    try:
+        request = admin.requests.show(request_id).request
+    except Refused:  # it was pruned; its charge still stands in the ledger
+        return []
+    return [Line("asked for", f"{request.model} ({request.mode})")]
+
+
 async def refund_request(stage: Stage, at: Context) -> None:
     done = await stage.fill(
         FormSpec(
@@ -147,12 +170,27 @@ async def refund_request(stage: Stage, at: Context) -> None:
                 Field("request", "Request", at.request, "its request id", required=True),
                 Field("reason", "Reason", hint="optional"),
             ),
+            preview=_refund_preview,
             act=lambda admin, v: admin.credits.refund(v["request"], reason=v["reason"]),
         )
     )
     if done is not None:
         words = "was refunded before" if done.repeated else f"{amount(done.amount)} credits back"
         stage.done(f"{done.user}: {words}.")
+
+
+def _refund_pack_preview(admin: Admin, values: Values) -> list[Line]:
+    sale = admin.packs.sale(number(values["entry"]))
+    detail = admin.users.detail(str(sale.user_id))
+    user, last = detail.user, detail.packs_bought == 1
+    return [
+        Line("user", user.email),
+        Line("pack", f"{sale.pack}, sold {day_time(sale.at)} UTC"),
+        Line("credits", f"-{amount(sale.amount)}"),
+        Line("goes back", usd(sale.cash_usd)),
+        *_taken(user, sale.amount, values["debt"], "let the rest of the pack be owed"),
+        *([Line("tier", "free", user.tier)] if last and user.tier == "pro" else []),
+    ]
 
 
 async def refund_pack(stage: Stage, at: Context) -> None:
@@ -168,6 +206,7 @@ async def refund_pack(stage: Stage, at: Context) -> None:
                 Field("reason", "Reason", hint="optional"),
                 Field("debt", "Rest is owed", flag=True),
             ),
+            preview=_refund_pack_preview,
             act=lambda admin, v: admin.packs.refund(
                 number(v["entry"]), reason=v["reason"], allow_debt=bool(v["debt"])
             ),

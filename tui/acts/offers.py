@@ -49,13 +49,22 @@ async def retire_pack(stage: Stage, at: Context) -> None:
     packs = await stage.fetch(lambda admin: admin.packs.list(retired=False))
     options = tuple((p.slug, p.slug) for p in packs)
     chosen = at.pack if at.pack in {p.slug for p in packs} else ""
+
+    def preview(admin: Admin, v: Values) -> list[Line]:
+        pack = admin.packs.show(v["pack"])
+        return [
+            Line("pack", f"{pack.slug}: {amount(pack.credits)} credits for {usd(pack.price_usd)}"),
+            Line("status", "retired, for good", pack.status),
+        ]
+
     done = await stage.fill(
         FormSpec(
-            title="Retire a pack?",
+            title="Retire a pack",
             intro="It is sold no more. What was sold of it stays.",
             verb="Retire",
             danger=True,
             fields=(Field("pack", "Pack", chosen, options=options, required=True),),
+            preview=preview,
             act=lambda admin, v: admin.packs.retire(v["pack"]),
         )
     )

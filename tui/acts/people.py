@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from sellapi.admin.service import Admin
-from sellapi.admin.views import User
+from sellapi.admin.views import Key, User
+from sellapi.admin.words import later
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
 from tui.acts.typed import number
-from tui.words import amount
+from tui.words import amount, day_time
 
 __all__ = ["ACTS", "who"]
 
@@ -186,9 +187,12 @@ async def _ask_key(stage: Stage, at: Context, title: str) -> Any:
     )
 
 
-async def set_key(stage: Stage, at: Context) -> None:
-    from tui.words import day_time
+def _named(key: Key) -> str:
+    """A key as people know it: number, name, both ends."""
+    return f"{key.id} {key.name!r} {key.prefix}…{key.last4}"
 
+
+async def set_key(stage: Stage, at: Context) -> None:
     old = await _ask_key(stage, at, "Change which key?")
     if old is None:
         return
@@ -228,7 +232,7 @@ async def revoke(stage: Stage, at: Context) -> None:
     key = await stage.fill(
         FormSpec(
             title="Revoke this key?",
-            intro=f"Key {old.id} {old.name!r} {old.prefix}…{old.last4} of {old.user}\n\n"
+            intro=f"Key {_named(old)} of {old.user}\n\n"
             "It answers 401 from the next request on, for good. Running requests are charged.",
             verb="Revoke",
             danger=True,
@@ -243,6 +247,16 @@ async def rotate(stage: Stage, at: Context) -> None:
     old = await _ask_key(stage, at, "Rotate which key?")
     if old is None:
         return
+
+    def preview(admin: Admin, values: Values) -> list[Line]:
+        now = admin.desk.now()
+        until = later(values["grace"], now)
+        return [
+            Line("key", _named(old)),
+            Line("user", old.user),
+            Line("old secret", f"works until {day_time(until * 1000)} UTC" if until > now else "ends at once"),
+        ]
+
     key = await stage.fill(
         FormSpec(
             title=f"Rotate key {old.id} of {old.user}",
@@ -251,6 +265,7 @@ async def rotate(stage: Stage, at: Context) -> None:
             fields=(
                 Field("grace", "Old secret", "24h", "works on for: 24h, 7d, 0", required=True),
             ),
+            preview=preview,
             act=lambda admin, v: admin.keys.rotate(old.id, grace=v["grace"]),
         )
     )

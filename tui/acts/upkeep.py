@@ -8,8 +8,10 @@ from pathlib import Path
 from sellapi.admin import files
 from sellapi.admin.service import Admin
 from sellapi.admin.views import BackupResult
-from tui.acts.act import Act, Context, Field, FormSpec, Stage, Values
+from sellapi.errors import UsageError
+from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
 from tui.export import export_audit, export_ledger
+from tui.words import day_time
 
 __all__ = ["ACTS"]
 
@@ -55,6 +57,19 @@ async def backup(stage: Stage, _at: Context) -> None:
         stage.done(f"{done.file}: {done.entries:,} entries, head {done.head[:16]}…")
 
 
+def _prune_preview(admin: Admin, values: Values) -> list[Line]:
+    found = admin.requests.prunable(older_than=values["age"])
+    if not found.requests:
+        raise UsageError("no resolved request is that old: there is nothing to remove")
+    lines = [
+        Line("removed", f"{found.requests:,} requests, for good"),
+        Line("older than", f"{day_time(found.before)} UTC"),
+    ]
+    if found.stayed:
+        lines.append(Line("stay", f"{found.stayed:,}: a request before them still runs"))
+    return lines
+
+
 async def prune(stage: Stage, _at: Context) -> None:
     done = await stage.fill(
         FormSpec(
@@ -63,6 +78,7 @@ async def prune(stage: Stage, _at: Context) -> None:
             danger=True,
             intro="Removes resolved requests of that age. Daily sums and the ledger stay.",
             fields=(Field("age", "Older than", "90d", required=True),),
+            preview=_prune_preview,
             act=lambda admin, v: admin.requests.prune(older_than=v["age"]),
         )
     )
