@@ -8,7 +8,7 @@ from typing import Any
 
 from sellapi.admin.core import Noun, nameless
 from sellapi.admin.views import Key, NewKey, Page
-from sellapi.admin.words import clean, later, parse_expiry, parse_ips, split_list
+from sellapi.admin.words import clean, later, parse_expiry, parse_ips, parse_name, split_list
 from sellapi.domain.credits import parse_credits
 from sellapi.domain.keys import mint
 from sellapi.errors import Refused, UsageError
@@ -74,9 +74,7 @@ class Keys(Noun):
     ) -> dict[str, Any]:
         values: dict[str, Any] = {}
         if name is not None:
-            if len(name) > 200:
-                raise UsageError("a key's name has at most 200 characters")
-            values["name"] = name.strip()
+            values["name"] = parse_name(name)
         if expires is not None:
             values["expires_at"] = parse_expiry(expires, self.desk.now())
         if models is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from sellapi.admin.core import Act, Noun
 from sellapi.admin.providers import provider_rows
 from sellapi.admin.views import ImportChange, Model, PriceVersion, Provider, Route, iso
-from sellapi.admin.words import clean, parse_day, split_list
+from sellapi.admin.words import clean, parse_day, parse_name, split_list
 from sellapi.domain.catalog import MODES, TIERS
 from sellapi.domain.credits import parse_usd
 from sellapi.domain.pricing import Prices
@@ -205,7 +205,7 @@ def _columns(
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if name is not None:
-        values["name"] = name.strip()[:200]
+        values["name"] = parse_name(name)
     if tier is not None:
         if tier not in TIERS:
             raise UsageError(f"{clean(tier)!r} is no tier: free or pro")

@@ -8,15 +8,13 @@ from typing import Any
 from sellapi.admin.core import Noun, nameless
 from sellapi.admin.keys import key_view
 from sellapi.admin.views import Page, User, UserDetail
-from sellapi.admin.words import DAY, clean, parse_email
+from sellapi.admin.words import DAY, clean, parse_email, parse_name
 from sellapi.domain.catalog import TIERS
 from sellapi.errors import Refused, UsageError
 from sellapi.storage import accounts, catalog, ledger, reports
 from sellapi.storage.database import Tx
 
 __all__ = ["Users", "find_account", "user_view"]
-
-NAME_MAX = 200
 
 
 def user_view(row: dict[str, Any]) -> User:
@@ -49,16 +47,10 @@ def _known_tier(tier: str) -> str:
     return tier
 
 
-def _known_name(name: str) -> str:
-    if len(name) > NAME_MAX:
-        raise UsageError(f"a name has at most {NAME_MAX} characters")
-    return name.strip()
-
-
 class Users(Noun):
     def add(self, email: str, *, name: str = "") -> User:
         """A new user on the free tier, with its signup credits."""
-        email, name = parse_email(email), _known_name(name)
+        email, name = parse_email(email), parse_name(name)
         with self.act("users.add") as act:
             if accounts.account(act.tx, email):
                 raise Refused(f"{email} is a user already")
@@ -157,7 +149,7 @@ class Users(Noun):
         if email is not None:
             values["email"] = parse_email(email)
         if name is not None:
-            values["name"] = _known_name(name)
+            values["name"] = parse_name(name)
         if not values:
             raise UsageError("say what to set: --tier, --email or --name")
         with self.act("users.set") as act:

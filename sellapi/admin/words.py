@@ -20,11 +20,13 @@ __all__ = [
     "parse_email",
     "parse_expiry",
     "parse_ips",
+    "parse_name",
     "parse_since",
     "split_list",
 ]
 
 DAY = 86_400
+NAME_MAX = 200
 _DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d|w)|0", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 _LAST = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
@@ -124,6 +126,16 @@ def parse_email(text: str) -> str:
     if len(email) > 254 or not _EMAIL.fullmatch(email) or clean(email) != email:
         raise UsageError(f"{clean(text)!r} is no e-mail address")
     return email
+
+
+def parse_name(text: str) -> str:
+    """What people call a user, a key or a model; raises `UsageError`."""
+    name = text.strip()
+    if len(name) > NAME_MAX:
+        raise UsageError(f"a name has at most {NAME_MAX} characters")
+    if clean(name) != name:
+        raise UsageError(f"{clean(name)!r}: a name has no control or invisible characters")
+    return name
 
 
 def split_list(text: str) -> list[str]:

@@ -291,6 +291,14 @@ def test_an_openrouter_list_is_compared_exactly_and_applied_once(admin):
     assert not importer.plan(admin, data, provider="openai").changes
 
 
+def test_a_listed_name_with_control_characters_is_taken_without_them(admin):
+    name = "\x1b[2JOWNED\x1b]0;PWNED\x07"
+    row = {"id": "x/1", "name": name, "pricing": {"prompt": "1", "completion": "1"}}
+    data = json.dumps({"data": [row]}).encode()
+    importer.apply(admin, importer.plan(admin, data, provider="openai"))
+    assert admin.models.show("x/1").name == "\ufffd[2JOWNED\ufffd]0;PWNED\ufffd"
+
+
 def test_a_litellm_map_finds_our_models_by_their_upstream_id(admin):
     plan = importer.plan(admin, json.dumps(LITELLM).encode(), add_new=False)
     assert [(c.slug, c.before, c.after) for c in plan.changes] == [

@@ -54,6 +54,25 @@ def test_words_that_are_no_email_are_refused(admin, email):
         admin.users.add(email)
 
 
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\x07b", "a\nb", "a\u202eb", "x" * 201])
+def test_no_name_has_control_characters_or_no_end(admin, name):
+    key = admin.keys.create(ANN)
+    price = {"input": "1"}
+    for act in (
+        lambda: admin.users.add("bob@shop.test", name=name),
+        lambda: admin.users.set(ANN, name=name),
+        lambda: admin.keys.create(ANN, name=name),
+        lambda: admin.keys.set(key.id, name=name),
+        lambda: admin.models.add("x/y", mode="chat", name=name, prices=price),
+        lambda: admin.models.set("openai/gpt-5.4", name=name),
+        lambda: admin.providers.add(name, kind="openai", api_key_env="K"),
+        lambda: admin.packs.add(name, amount="1", price_usd="1"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            act()
+        assert name not in str(refused.value)
+
+
 def test_a_sold_pack_makes_pro_and_its_refund_ends_it_with_the_last_pack(admin):
     first = admin.packs.sell(ANN, "starter", paid_usd="4.50")
     second = admin.packs.sell(ANN, "plus")

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual import events
 
 from sellapi.admin.service import Admin
 from sellapi.commands.tui import open_shop
@@ -189,9 +190,17 @@ async def test_no_width_cuts_a_column(shop: Path) -> None:
                 await _assert_fits(driver)
 
 
-async def test_foreign_text_is_shown_as_text(shop: Path, admin: object) -> None:
-    """Neither markup nor control characters of a name reach the terminal."""
-    admin.users.add("evil@example.com", name="[red]boo[/]\x1b[2J\u202eabc")  # type: ignore[attr-defined]
+def _name_by_hand(admin: Admin, table: str, row: int, name: str) -> None:
+    """A name as a database of before may hold it; no act takes it any more."""
+    with admin.desk.database.transaction() as tx:
+        tx.execute(f"UPDATE {table} SET name = ? WHERE id = ?", (name, row))
+
+
+async def test_foreign_text_is_shown_as_text(shop: Path, admin: Admin) -> None:
+    """Neither markup nor control characters of a name reach the terminal, its form included."""
+    user = admin.users.add("evil@example.com", name="boo")
+    evil = "[red]boo[/]\x1b[2J\u202eabc"
+    _name_by_hand(admin, "accounts", user.id, evil)
     async with screens(shop, LARGE) as driver:
         await driver.press("2")
         await driver.sees("[red]boo[/]\N{REPLACEMENT CHARACTER}")
@@ -200,6 +209,54 @@ async def test_foreign_text_is_shown_as_text(shop: Path, admin: object) -> None:
         await driver.press("enter")
         await driver.at("UserPage")
         await driver.sees("[red]boo[/]\N{REPLACEMENT CHARACTER}[2J")
+        await driver.press("e")
+        await driver.at("Form")
+        await driver.sees("Name", "[red]boo[/]\N{REPLACEMENT CHARACTER}[2J")
+        assert "\x1b" not in driver.text
+        await driver.press("ctrl+s")
+        await driver.sees("nothing", "would change")
+        await driver.press("escape", "escape")
+        await driver.at("UserPage")
+    assert admin.users.show("evil@example.com").name == evil
+
+
+async def test_a_models_evil_name_stays_harmless_and_can_be_mended(
+    shop: Path, admin: Admin
+) -> None:
+    slug = "openai/gpt-5.4"
+    evil = "\x1b[2J\x1b[H\x1b[41mOWNED\x1b]0;PWNED\x07"
+    with admin.desk.database.read() as tx:
+        row = tx.value("SELECT id FROM models WHERE slug = ?", (slug,))
+    _name_by_hand(admin, "models", row, evil)
+    async with screens(shop) as driver:
+        driver.app.open_page("model", slug)
+        await driver.sees("input 2.5")
+        for name, value, kept in (("context", "1000", evil), ("name", "GPT", "GPT")):
+            await driver.until(lambda: not driver.app._acting)
+            await driver.press("e")
+            await driver.at("Form")
+            await driver.sees("Name")
+            shown = driver.app.screen.query_one("#field-name").value  # type: ignore[attr-defined]
+            assert ("OWNED" in shown, "\x1b" in shown) == (True, False)
+            assert not set("\x1b\x07") & set(driver.text)
+            driver.app.screen.query_one(f"#field-{name}").value = value  # type: ignore[attr-defined]
+            await driver.press("ctrl+s")
+            await driver.sees(f" → {value}")
+            await driver.press("y")
+            await driver.at("ModelPage")
+            assert admin.models.show(slug).name == kept
+
+
+async def test_what_is_pasted_into_a_form_is_harmless(shop: Path) -> None:
+    async with screens(shop) as driver:
+        await driver.press("2")
+        await driver.loaded("users")
+        await driver.press("a")
+        await driver.at("Form")
+        await driver.sees("E-mail")
+        driver.app.screen.focused.post_message(events.Paste("a\x1b[2Jb"))  # type: ignore[union-attr]
+        await driver.sees("a\N{REPLACEMENT CHARACTER}[2Jb")
+        assert "\x1b" not in driver.text
 
 
 async def test_a_users_page_keeps_its_newest_entry_in_sight(shop: Path, admin: Admin) -> None:

@@ -254,7 +254,10 @@ async def rotate(stage: Stage, at: Context) -> None:
         return [
             Line("key", _named(old)),
             Line("user", old.user),
-            Line("old secret", f"works until {day_time(until * 1000)} UTC" if until > now else "ends at once"),
+            Line(
+                "old secret",
+                f"works until {day_time(until * 1000)} UTC" if until > now else "ends at once",
+            ),
         ]
 
     key = await stage.fill(

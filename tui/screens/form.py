@@ -45,6 +45,14 @@ class _Users(Suggester):
         return plain(starts[0]) if starts else None
 
 
+class _Typed(Input):
+    """A line of text, harmless for the terminal however it came: stored, pasted or completed."""
+
+    def validate_value(self, value: str) -> str:
+        """Control characters are shown as such, one for one: the cursor stays where it is."""
+        return plain(value)
+
+
 class Form(ModalScreen[Any]):
     """Dismisses with what the act returned, or None when it was left."""
 
@@ -94,7 +102,7 @@ class Form(ModalScreen[Any]):
             options = [(Text(plain(words)), value) for words, value in field.options]
             values = [value for _, value in field.options]
             chosen = field.value if field.value in values else Select.NULL
-            prompt = field.hint or "choose"
+            prompt = plain(field.hint) or "choose"
             blank = not field.required or chosen is Select.NULL
             return Select(
                 cast("Any", options),
@@ -104,9 +112,9 @@ class Form(ModalScreen[Any]):
                 id=name,
                 compact=True,
             )
-        return Input(
+        return _Typed(
             value=field.value,
-            placeholder=field.hint,
+            placeholder=plain(field.hint),
             id=name,
             compact=True,
             suggester=_Users(self.shop.link) if field.users else None,
@@ -166,7 +174,9 @@ class Form(ModalScreen[Any]):
                 value = widget.value
                 found[field.name] = "" if value is Select.NULL else str(value)
             elif isinstance(widget, Input):
-                found[field.name] = widget.value.strip()
+                # What was not touched is sent as it is stored, not as it is shown.
+                same = widget.value == plain(field.value)
+                found[field.name] = field.value if same else widget.value.strip()
         return found
 
     def on_input_submitted(self) -> None:
