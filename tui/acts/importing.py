@@ -15,7 +15,8 @@ from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
 __all__ = ["ACTS"]
 
 LIST_MAX = 64 * 2**20
-SHOWN = 12
+SHOWN = 100
+"""Changes told one by one; how many there are is told before them."""
 
 
 def _plan(admin: Admin, values: Values) -> ImportPlan:
@@ -43,12 +44,14 @@ def _preview(admin: Admin, values: Values) -> list[Line]:
     found = _plan(admin, values)
     if not found.changes:
         raise UsageError(f"nothing to change: {found.unchanged} models are as the list says")
-    lines = [
+    new = sum(c.act == "add" for c in found.changes)
+    lines = [Line("models", f"{new:,} new, {len(found.changes) - new:,} repriced")]
+    lines += [
         Line(f"{c.act} {c.slug}", _words(c.after), _words(c.before) if c.before else None)
         for c in found.changes[:SHOWN]
     ]
     if len(found.changes) > SHOWN:
-        lines.append(Line("and", f"{len(found.changes) - SHOWN} more"))
+        lines.append(Line("and", f"{len(found.changes) - SHOWN:,} more"))
     return lines
 
 

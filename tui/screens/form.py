@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.suggester import Suggester
 from textual.widgets import Button, Input, Label, Select, Static, Switch
@@ -53,14 +53,24 @@ class _Typed(Input):
         return plain(value)
 
 
+class _Choice(Select[str], inherit_bindings=False):
+    """A list to choose from that leaves the arrow keys to the form until it is opened."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,space", "show_overlay", "Show menu", show=False)
+    ]
+
+
 class Form(ModalScreen[Any]):
     """Dismisses with what the act returned, or None when it was left."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Back"),
         Binding("ctrl+s", "send", "Send", priority=True),
-        Binding("down", "app.focus_next", "Next", show=False),
-        Binding("up", "app.focus_previous", "Previous", show=False),
+        Binding("down", "step(1)", "Next", show=False),
+        Binding("up", "step(-1)", "Previous", show=False),
+        Binding("pagedown", "step(10)", "Next", show=False),
+        Binding("pageup", "step(-10)", "Previous", show=False),
         Binding("right", "app.focus_next", "Next", show=False),
         Binding("left", "app.focus_previous", "Previous", show=False),
         Binding("y", "yes", "Yes", show=False),
@@ -79,20 +89,22 @@ class Form(ModalScreen[Any]):
         spec = self.spec
         with Vertical(id="form", classes="danger" if spec.danger else "") as box:
             box.border_title = Text(plain(spec.title))
-            if spec.intro:
-                yield Static(Text(plain_lines(spec.intro)), id="intro")
-            with VerticalScroll(id="fields", can_focus=False):
-                for field in spec.fields:
-                    with Horizontal(classes="field"):
-                        yield Label(Text(field.label), classes="label")
-                        yield self._input(field)
-            yield Static(id="summary")
-            yield Static(id="refusal")
-            with Horizontal(id="buttons"):
-                variant: Any = "error" if spec.danger else "primary"
-                yield Button(Text(spec.verb), variant=variant, id="send", compact=True)
-                yield Button(Text("Back"), id="leave", compact=True)
-            yield Static(id="hint")
+            with Vertical(id="sheet"):  # no VerticalScroll: that one takes the arrow keys
+                if spec.intro:
+                    yield Static(Text(plain_lines(spec.intro)), id="intro")
+                with Vertical(id="fields"):
+                    for field in spec.fields:
+                        with Horizontal(classes="field"):
+                            yield Label(Text(field.label), classes="label")
+                            yield self._input(field)
+                yield Static(id="summary")
+            with Vertical(id="foot"):
+                yield Static(id="refusal")
+                with Horizontal(id="buttons"):
+                    variant: Any = "error" if spec.danger else "primary"
+                    yield Button(Text(spec.verb), variant=variant, id="send", compact=True)
+                    yield Button(Text("Back"), id="leave", compact=True)
+                yield Static(id="hint")
 
     def _input(self, field: Field) -> Input | Select[str] | Switch:
         name = f"field-{field.name}"
@@ -104,7 +116,7 @@ class Form(ModalScreen[Any]):
             chosen = field.value if field.value in values else Select.NULL
             prompt = plain(field.hint) or "choose"
             blank = not field.required or chosen is Select.NULL
-            return Select(
+            return _Choice(
                 cast("Any", options),
                 value=chosen,
                 prompt=prompt,
@@ -146,6 +158,14 @@ class Form(ModalScreen[Any]):
         refusal = self.query_one("#refusal", Static)
         refusal.display = False
         self._hint()
+        if lines:
+            self.call_after_refresh(self._show_summary)
+
+    def _show_summary(self) -> None:
+        """Bring what would happen into sight, from its beginning."""
+        sheet = self.query_one("#sheet")
+        sheet.scroll_to_widget(self.query_one("#summary"), animate=False, top=True, force=True)
+        self._hint()
 
     def _answer(self) -> Button:
         """The button a question begins on: a second Enter must not destroy anything."""
@@ -153,13 +173,25 @@ class Form(ModalScreen[Any]):
 
     def _hint(self) -> None:
         hint = "y yes · n or Esc back" if self.confirming else "Enter send · Tab next · Esc back"
+        if self._scrolls:
+            hint += " · ↑ ↓ read on"
         self.query_one("#hint", Static).update(Text(hint))
+
+    @property
+    def _scrolls(self) -> bool:
+        """Whether there is more of a question than there is room for."""
+        return self.confirming and self.query_one("#sheet").max_scroll_y > 0
 
     def refuse(self, words: str) -> None:
         """Say inside the form why it was refused."""
         refusal = self.query_one("#refusal", Static)
         refusal.display = True
         refusal.update(Text(plain_lines(words)))
+        self.call_after_refresh(self._show_focus)  # the words took some of its room
+
+    def _show_focus(self) -> None:
+        if self.focused is not None:
+            self.focused.scroll_visible(animate=False)
 
     # -- what it does --------------------------------------------------------------------------
 
@@ -188,6 +220,15 @@ class Form(ModalScreen[Any]):
             self.action_send()
         else:
             self.action_leave()
+
+    def action_step(self, by: int) -> None:
+        """To the next field or button; through a question that is longer than the screen."""
+        if self._scrolls:
+            self.query_one("#sheet").scroll_relative(y=by, animate=False)
+        elif by > 0:
+            self.focus_next()
+        else:
+            self.focus_previous()
 
     def action_yes(self) -> None:
         """``y`` answers a question."""
