@@ -33,6 +33,9 @@ TIERS = ("free", "pro")
 DEFAULT_MAX_OUTPUT = 16_384
 """Tokens an answer may have when the operator stated no maximum."""
 DEFAULT_CONTEXT = 128_000
+DEFAULT_CONNECTIONS = 256
+DEFAULT_TIMEOUT_S = 600.0
+"""Of a provider for which the operator stated none; the schema says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,8 @@ class Provider:
     api_key_env: str | None = None
     api_key_file: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    max_connections: int = 256
-    timeout_s: float = 600.0
+    max_connections: int = DEFAULT_CONNECTIONS
+    timeout_s: float = DEFAULT_TIMEOUT_S
     """Seconds an unstreamed call may take to its first byte, and a stream may be silent."""
     proxy: str | None = None
     enabled: bool = True

@@ -624,6 +624,42 @@ async def test_a_provider_is_added_changed_and_removed(shop: Path, admin: Admin)
     assert "backup" not in {p.name for p in admin.providers.list()}
 
 
+async def test_what_is_emptied_in_a_providers_form_is_its_default_or_refused(
+    shop: Path, admin: Admin
+) -> None:
+    new = admin.providers.add("bk", kind="openai", api_key_env="OPENAI_API_KEY")
+    admin.providers.set(
+        "bk", max_connections=64, base_url="https://bk.example/v1", proxy="http://p:1"
+    )
+    async with screens(shop) as driver:
+        for values, seen in (
+            ({"max_connections": "", "timeout": "30"},
+             ("max connections  64 → 256, the default", "timeout          600 → 30")),
+            ({"base_url": "", "proxy": "", "timeout": ""},
+             ("https://api.openai.com/v1, the", "30 → 600, the default",
+              "http://p:1 → none")),
+            ({"api_key_file": "key.txt"}, ("api key env   OPENAI_API_KEY → none", "none → key.txt")),
+            ({"enabled": False}, ("enabled  yes → no",)),
+        ):  # fmt: skip
+            driver.app._start("providers.set", Context(provider="bk"))
+            await _form(driver, "Change provider bk")
+            for name, value in values.items():
+                driver.app.screen.query_one(f"#field-{name}").value = value  # type: ignore[attr-defined]
+            await driver.press("ctrl+s")
+            await driver.sees(*seen)
+            await driver.press("y")
+            await driver.until(lambda: not driver.app._acting)
+        driver.app._start("providers.set", Context(provider="bk"))
+        await _form(driver, "Change provider bk")
+        driver.app.screen.query_one("#field-api_key_file").value = ""  # type: ignore[attr-defined]
+        await driver.press("ctrl+s")
+        await driver.sees("its key must stand somewhere")
+    bk = admin.providers.show("bk")
+    assert (bk.max_connections, bk.timeout_s) == (new.max_connections, new.timeout_s) == (256, 600)
+    assert (bk.base_url, bk.proxy, bk.api_key_env) == (new.base_url, None, None)
+    assert not bk.enabled
+
+
 async def test_packs_are_added_and_retired(shop: Path, admin: Admin) -> None:
     async with screens(shop) as driver:
         await driver.press("3", "right", "right")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from sellapi.admin.providers import DEFAULT_BASE_URLS
 from sellapi.admin.service import Admin
 from sellapi.admin.views import Provider
+from sellapi.domain.catalog import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUT_S
 from sellapi.errors import UsageError
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
 from tui.acts.typed import seconds, whole
@@ -25,8 +27,9 @@ def _connection_fields(old: Provider | None) -> tuple[Field, ...]:
         Field("headers", "Headers", " ".join(f"{k}={v}" for k, v in headers.items()),
               "NAME=VALUE; secrets as NAME=env:VARIABLE"),
         Field("max_connections", "Connections", "" if old is None else str(old.max_connections),
-              "256"),
-        Field("timeout", "Timeout", "" if old is None else f"{old.timeout_s:g}", "seconds; 600"),
+              f"{DEFAULT_CONNECTIONS}"),
+        Field("timeout", "Timeout", "" if old is None else f"{old.timeout_s:g}",
+              f"seconds; {DEFAULT_TIMEOUT_S:g}"),
         Field("proxy", "Proxy", (old.proxy if old else "") or "", "none; http://proxy:3128"),
     )  # fmt: skip
 
@@ -82,15 +85,34 @@ async def _ask_provider(stage: Stage, at: Context, title: str) -> Provider | Non
     )  # fmt: skip
 
 
-def _provider_changes(old: Provider, values: Values) -> dict[str, str]:
+def _provider_before(old: Provider) -> dict[str, str]:
     before = {f.name: f.value for f in _connection_fields(old)}
-    before["enabled"] = "yes" if old.enabled else ""
-    changed = {n: values[n] for n in before if values[n] != before[n]}
-    if changed.get("proxy") == "":
-        changed["proxy"] = "none"
-    for one, other in (("api_key_env", "api_key_file"), ("api_key_file", "api_key_env")):
-        if changed.get(one) == "" and values[other]:
-            del changed[one]  # naming the one place takes the other away
+    return {**before, "enabled": "yes" if old.enabled else "no"}
+
+
+def _defaults(old: Provider) -> dict[str, str]:
+    """What an emptied field means, as it does for a new provider."""
+    return {
+        "base_url": DEFAULT_BASE_URLS.get(old.kind, ""),
+        "max_connections": str(DEFAULT_CONNECTIONS),
+        "timeout": f"{DEFAULT_TIMEOUT_S:g}",
+    }
+
+
+def _provider_changes(old: Provider, values: Values) -> dict[str, str]:
+    """What differs from how it is; ``""`` takes away."""
+    before, defaults = _provider_before(old), _defaults(old)
+    after = {n: values[n] or defaults.get(n, "") for n in before}
+    after["enabled"] = values["enabled"] or "no"
+    if after["proxy"].lower() == "none":
+        after["proxy"] = ""
+    changed = {n: v for n, v in after.items() if v != before[n]}
+    keys = ("api_key_env", "api_key_file")
+    if any(before[n] for n in keys) and not any(after[n] for n in keys):
+        raise UsageError("its key must stand somewhere: name a variable or a file")
+    for one, other in (keys, keys[::-1]):
+        if changed.get(one) and before[other] and other not in changed:
+            changed[other] = ""  # naming the one place takes the other away
     return changed
 
 
@@ -100,15 +122,13 @@ async def set_provider(stage: Stage, at: Context) -> None:
         return
 
     def preview(_admin: Admin, values: Values) -> list[Line]:
-        changed = _provider_changes(old, values)
-        before = {f.name: f.value for f in _connection_fields(old)}
-        before["enabled"] = "yes" if old.enabled else ""
+        changed, before = _provider_changes(old, values), _provider_before(old)
         if not changed:
             raise UsageError("nothing differs from how it is: change a field, or Esc")
         whole("Connections", changed.get("max_connections", ""))
         seconds(changed.get("timeout", ""))
-        return [Line(n.replace("_", " "), v or "no", before[n] or "none")
-                for n, v in changed.items()]  # fmt: skip
+        emptied = {n: f"{v}, the default" for n, v in _defaults(old).items() if not values[n]}
+        return [Line(n.replace("_", " "), emptied.get(n, v), before[n]) for n, v in changed.items()]
 
     def act(admin: Admin, values: Values) -> Provider:
         changed = _provider_changes(old, values)
@@ -126,7 +146,7 @@ async def set_provider(stage: Stage, at: Context) -> None:
             max_connections=whole("Connections", changed.get("max_connections", "")),
             timeout_s=seconds(changed.get("timeout", "")),
             proxy=changed.get("proxy"),
-            enabled=None if "enabled" not in changed else bool(changed["enabled"]),
+            enabled=None if "enabled" not in changed else changed["enabled"] == "yes",
         )
 
     done = await stage.fill(
