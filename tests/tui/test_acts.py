@@ -527,6 +527,39 @@ async def test_a_price_is_changed_by_way_of_a_diff(shop: Path, admin: Admin) -> 
     assert len(admin.models.price_history(slug)) == 2
 
 
+@pytest.mark.parametrize(
+    ("more", "holds"),
+    [
+        ({}, "the new price holds from 2090-01-01 00:00 UTC."),
+        (
+            {"context": ""},
+            "the new price holds from 2090-01-01 00:00 UTC, the rest for the next request.",
+        ),
+        ({"start": ""}, "it holds for the next request."),
+    ],
+)
+async def test_a_scheduled_price_tells_from_when_it_holds(
+    shop: Path, admin: Admin, more: dict[str, str], holds: str
+) -> None:
+    slug = "openai/gpt-5.4"
+    values = {"input": "3", "start": "2090-01-01"} | more
+    async with screens(shop) as driver:
+        driver.app.open_page("model", slug)
+        await driver.sees("input 2.5")
+        await driver.press("e")
+        await _form(driver, f"Change {slug}")
+        for name, value in values.items():
+            driver.app.screen.query_one(f"#field-{name}").value = value  # type: ignore[attr-defined]
+        await driver.press("ctrl+s")
+        await driver.sees("2.5 → 3", *(["1050000 → none"] if "context" in more else []))
+        assert ("2090-01-01 00:00 UTC" in driver.text) == bool(values["start"])
+        await driver.press("y")
+        await driver.told(f"{slug} is changed; {holds}")
+    model = admin.models.show(slug)
+    assert model.prices["input"] == ("2.5" if values["start"] else "3")
+    assert [p.prices["input"] for p in model.scheduled] == (["3"] if values["start"] else [])
+
+
 async def test_a_model_is_switched_off_after_a_question_and_on(shop: Path, admin: Admin) -> None:
     async with screens(shop) as driver:
         await driver.press("3")

@@ -8,11 +8,13 @@ from typing import Any
 from sellapi.admin.models import PRICE_WORDS, parse_prices
 from sellapi.admin.service import Admin
 from sellapi.admin.views import Model, Route
+from sellapi.admin.words import parse_day
 from sellapi.domain.credits import parse_usd
 from sellapi.domain.pricing import Prices
 from sellapi.errors import UsageError
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
 from tui.acts.typed import seconds, whole
+from tui.words import day_time
 
 __all__ = ["ACTS"]
 
@@ -32,6 +34,8 @@ PRICE_LABELS = {
 }
 MODES = (("chat", "chat"), ("embedding", "embedding"), ("image", "image"))
 TIERS = (("free", "free"), ("pro", "pro"))
+COUNTS = ("long_context", "context", "max_output")
+"""Fields that are counts of tokens; 0 takes one away."""
 PER_MILLION = "USD per million tokens"
 
 
@@ -136,8 +140,21 @@ def _model_changes(model: Model, values: Values) -> dict[str, str]:
         if not value and name in (*PRICE_WORDS, "images"):
             changed[name] = "none"
         elif not value:
-            changed[name] = "0" if name in ("long_context", "context", "max_output") else ""
+            changed[name] = "0" if name in COUNTS else ""
     return changed
+
+
+def _from_words(start: str) -> str:
+    return f"{day_time(parse_day(start) * 1000)[:16]} UTC"
+
+
+def _holds_words(changed: Mapping[str, str], start: str) -> str:
+    """From when a change of a model holds: what is scheduled is its price, and only that."""
+    if not start:
+        return "it holds for the next request"
+    rest = {"name", "tier", "context", "max_output"} & set(changed)
+    also = ", the rest for the next request" if rest else ""
+    return f"the new price holds from {_from_words(start)}{also}"
 
 
 def _model_preview(model: Model) -> Any:
@@ -155,9 +172,10 @@ def _model_preview(model: Model) -> Any:
         parse_prices(Prices(**base, long_context=step), prices, changed.get("images", "").split())  # type: ignore[arg-type]
         for name in ("context", "max_output"):
             whole(labels[name], changed.get(name, ""))
-        lines = [Line(labels[n].lower(), v, before[n] or "none") for n, v in changed.items()]
+        gone = {n: "none" for n in COUNTS if not values[n]}
+        lines = [Line(labels[n].lower(), gone.get(n, v), before[n]) for n, v in changed.items()]
         if lines and values["start"]:
-            lines.append(Line("prices from", values["start"]))
+            lines.append(Line("prices from", _from_words(values["start"])))
         if not lines:
             raise UsageError("nothing differs from how it is: change a field, or Esc")
         return lines
@@ -171,9 +189,9 @@ async def set_model(stage: Stage, at: Context) -> None:
         return
     before = _model_before(model)
 
-    def act(admin: Admin, values: Values) -> Model:
+    def act(admin: Admin, values: Values) -> str:
         changed = _model_changes(model, values)
-        return admin.models.set(
+        admin.models.set(
             model.slug,
             prices=_price_words({n: v for n, v in changed.items() if n != "images"}),
             images=changed.get("images", "").split(),
@@ -183,8 +201,9 @@ async def set_model(stage: Stage, at: Context) -> None:
             context=whole("Context", changed.get("context", "")),
             max_output=whole("Longest answer", changed.get("max_output", "")),
         )
+        return _holds_words(changed, values["start"])
 
-    done = await stage.fill(
+    holds = await stage.fill(
         FormSpec(
             title=f"Change {model.slug}",
             verb="Change",
@@ -201,8 +220,8 @@ async def set_model(stage: Stage, at: Context) -> None:
             act=act,
         )
     )
-    if done is not None:
-        stage.done(f"{done.slug} is changed; it holds for the next request.")
+    if holds is not None:
+        stage.done(f"{model.slug} is changed; {holds}.")
 
 
 async def enable(stage: Stage, at: Context) -> None:
