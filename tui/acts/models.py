@@ -11,9 +11,8 @@ from sellapi.admin.views import Model, Route
 from sellapi.admin.words import parse_day
 from sellapi.domain.credits import parse_usd
 from sellapi.domain.pricing import Prices
-from sellapi.errors import UsageError
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
-from tui.acts.typed import seconds, whole
+from tui.acts.typed import differing, seconds, whole
 from tui.words import day_time
 
 __all__ = ["ACTS"]
@@ -176,9 +175,7 @@ def _model_preview(model: Model) -> Any:
         lines = [Line(labels[n].lower(), gone.get(n, v), before[n]) for n, v in changed.items()]
         if lines and values["start"]:
             lines.append(Line("prices from", _from_words(values["start"])))
-        if not lines:
-            raise UsageError("nothing differs from how it is: change a field, or Esc")
-        return lines
+        return differing(lines)
 
     return preview
 

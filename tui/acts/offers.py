@@ -5,9 +5,8 @@ from __future__ import annotations
 from sellapi.admin.service import Admin
 from sellapi.admin.views import Tier
 from sellapi.domain.credits import format_credits, parse_credits, parse_usd
-from sellapi.errors import UsageError
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
-from tui.acts.typed import whole
+from tui.acts.typed import differing, whole
 from tui.words import amount, usd
 
 __all__ = ["ACTS"]
@@ -100,12 +99,10 @@ async def set_tier(stage: Stage, at: Context) -> None:
 
     def preview(_admin: Admin, values: Values) -> list[Line]:
         changed = changes(values)
-        if not changed:
-            raise UsageError("nothing differs from how it is: change a field, or Esc")
         for field in ("rpm", "account_rpm"):
             whole(labels[field], values[field])
         parse_credits(values["signup_credits"])
-        return [Line(labels[n], v, before[n]) for n, v in changed.items()]
+        return differing([Line(labels[n], v, before[n]) for n, v in changed.items()])
 
     def act(admin: Admin, values: Values) -> Tier:
         changed = changes(values)

@@ -8,7 +8,7 @@ from sellapi.admin.service import Admin
 from sellapi.admin.views import Key, User
 from sellapi.admin.words import later
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
-from tui.acts.typed import number
+from tui.acts.typed import differing, number
 from tui.words import amount, day_time
 
 __all__ = ["ACTS", "who"]
@@ -47,7 +47,7 @@ def _set_preview(old: User) -> Any:
         del admin
         now = {"email": old.email, "name": old.name, "tier": old.tier}
         lines = [Line(name, values[name], now[name]) for name in now if values[name] != now[name]]
-        return lines or [Line("nothing", "would change")]
+        return differing(lines)
 
     return preview
 
@@ -61,7 +61,7 @@ async def edit(stage: Stage, at: Context) -> None:
     def act(admin: Admin, values: Values) -> User:
         now = {"email": old.email, "name": old.name, "tier": old.tier}
         changed = {n: values[n] for n in now if values[n] != now[n]}
-        return admin.users.set(str(old.id), **changed) if changed else old
+        return admin.users.set(str(old.id), **changed)
 
     user = await stage.fill(
         FormSpec(
@@ -214,9 +214,8 @@ async def set_key(stage: Stage, at: Context) -> None:
                     _KEY_FIELDS, ("Name", "Expires", "Models", "Limit", "Networks"), strict=True
                 )
             ),
-            preview=lambda _admin, v: (
+            preview=lambda _admin, v: differing(
                 [Line(n, v[n], before[n]) for n in _KEY_FIELDS if v[n]]
-                or [Line("nothing", "would change")]
             ),
             act=lambda admin, v: admin.keys.set(old.id, **_words(v, *_KEY_FIELDS)),
         )

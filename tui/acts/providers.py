@@ -8,7 +8,7 @@ from sellapi.admin.views import Provider
 from sellapi.domain.catalog import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUT_S
 from sellapi.errors import UsageError
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
-from tui.acts.typed import seconds, whole
+from tui.acts.typed import differing, seconds, whole
 
 __all__ = ["ACTS"]
 
@@ -123,12 +123,12 @@ async def set_provider(stage: Stage, at: Context) -> None:
 
     def preview(_admin: Admin, values: Values) -> list[Line]:
         changed, before = _provider_changes(old, values), _provider_before(old)
-        if not changed:
-            raise UsageError("nothing differs from how it is: change a field, or Esc")
         whole("Connections", changed.get("max_connections", ""))
         seconds(changed.get("timeout", ""))
         emptied = {n: f"{v}, the default" for n, v in _defaults(old).items() if not values[n]}
-        return [Line(n.replace("_", " "), emptied.get(n, v), before[n]) for n, v in changed.items()]
+        return differing(
+            [Line(n.replace("_", " "), emptied.get(n, v), before[n]) for n, v in changed.items()]
+        )
 
     def act(admin: Admin, values: Values) -> Provider:
         changed = _provider_changes(old, values)

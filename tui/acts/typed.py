@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from sellapi.domain.credits import parse_usd
 from sellapi.errors import UsageError
+from tui.acts.act import Line
 from tui.words import plain
 
-__all__ = ["number", "seconds", "whole"]
+__all__ = ["differing", "number", "seconds", "whole"]
 
 
 def whole(label: str, text: str) -> int | None:
@@ -29,3 +30,10 @@ def number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 18):
         raise UsageError(f"{plain(text)!r} is no number")
     return int(text)
+
+
+def differing(lines: list[Line]) -> list[Line]:
+    """The lines of a change; a form in which nothing was changed is refused."""
+    if not lines:
+        raise UsageError("nothing differs from how it is: change a field, or Esc")
+    return lines
