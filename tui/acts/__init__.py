@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tui.acts import importing, models, money, offers, people, providers, upkeep
+from tui.acts import importing, models, money, offers, people, providers, routes, upkeep
 from tui.acts.act import Act
 
 __all__ = ["ACTS", "BY_NAME"]
@@ -11,6 +11,7 @@ ACTS: tuple[Act, ...] = (
     *people.ACTS,
     *money.ACTS,
     *models.ACTS,
+    *routes.ACTS,
     *providers.ACTS,
     *offers.ACTS,
     *importing.ACTS,

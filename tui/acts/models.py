@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sellapi.admin.models import PRICE_WORDS, parse_prices
 from sellapi.admin.service import Admin
-from sellapi.admin.views import Model, Route
+from sellapi.admin.views import Model
 from sellapi.admin.words import parse_day
 from sellapi.domain.credits import parse_usd
 from sellapi.domain.pricing import Prices
 from tui.acts.act import Act, Context, Field, FormSpec, Line, Stage, Values
-from tui.acts.typed import differing, seconds, whole
+from tui.acts.typed import differing, whole
 from tui.words import day_time
 
-__all__ = ["ACTS"]
+__all__ = ["ACTS", "ask_model"]
 
 PRICE_LABELS = {
     "input": "Input",
@@ -102,7 +102,8 @@ async def add_model(stage: Stage, at: Context) -> None:
         stage.done(f"{model.slug} is {'for sale' if model.available else model.why_not}.")
 
 
-async def _ask_model(stage: Stage, at: Context, title: str) -> Model | None:
+async def ask_model(stage: Stage, at: Context, title: str) -> Model | None:
+    """The model looked at, or the one chosen from all; None when the operator left."""
     if at.model:
         slug = at.model
         return await stage.fetch(lambda admin: admin.models.show(slug))
@@ -181,7 +182,7 @@ def _model_preview(model: Model) -> Any:
 
 
 async def set_model(stage: Stage, at: Context) -> None:
-    model = await _ask_model(stage, at, "Change which model?")
+    model = await ask_model(stage, at, "Change which model?")
     if model is None:
         return
     before = _model_before(model)
@@ -222,7 +223,7 @@ async def set_model(stage: Stage, at: Context) -> None:
 
 
 async def enable(stage: Stage, at: Context) -> None:
-    model = await _ask_model(stage, at, "Offer which model?")
+    model = await ask_model(stage, at, "Offer which model?")
     if model is not None:
         done = await stage.fetch(lambda admin: admin.models.enable(model.slug))
         words = "is for sale" if done.available else f"is on, but {done.why_not}"
@@ -230,7 +231,7 @@ async def enable(stage: Stage, at: Context) -> None:
 
 
 async def disable(stage: Stage, at: Context) -> None:
-    model = await _ask_model(stage, at, "Offer which model no more?")
+    model = await ask_model(stage, at, "Offer which model no more?")
     if model is None:
         return
     done = await stage.fill(
@@ -246,95 +247,9 @@ async def disable(stage: Stage, at: Context) -> None:
         stage.done(f"{done.slug} is off.")
 
 
-async def add_route(stage: Stage, at: Context) -> None:
-    model = await _ask_model(stage, at, "A route for which model?")
-    if model is None:
-        return
-    providers = await stage.fetch(lambda admin: admin.providers.list())
-
-    def act(admin: Admin, v: Values) -> Model:
-        return admin.models.route_add(
-            model.slug,
-            f"{v['provider']}:{v['upstream']}",
-            priority=whole("Priority", v["priority"]),
-            weight=whole("Weight", v["weight"]),
-            timeout_s=seconds(v["timeout"]),
-            cost=v["cost"].split(),
-        )
-
-    done = await stage.fill(
-        FormSpec(
-            title=f"Another route for {model.slug}",
-            verb="Add",
-            fields=(
-                Field("provider", "Provider", options=tuple((p.name, p.name) for p in providers),
-                      required=True),
-                Field("upstream", "Upstream id", model.upstream or "", required=True),
-                Field("priority", "Priority", hint="after those there are; lowest is first"),
-                Field("weight", "Weight", hint="1; share among equal priorities"),
-                Field("timeout", "Timeout", hint="seconds; the provider's"),
-                Field("cost", "Our cost", hint="input=2.5 output=15, USD per million"),
-            ),
-            act=act,
-        )
-    )  # fmt: skip
-    if done is not None:
-        stage.done(f"{done.slug} has {len(done.routes)} routes.")
-
-
-def _left_words(routes: Sequence[Route]) -> str:
-    """How many of a model's routes can be called, in words."""
-    usable = sum(r.available for r in routes)
-    if not usable:
-        return "no usable route: nobody answers for it"
-    return f"{usable} usable route{'' if usable == 1 else 's'}"
-
-
-def _route_preview(model: Model) -> Any:
-    def preview(admin: Admin, values: Values) -> list[Line]:
-        routes = admin.models.show(model.slug).routes
-        rest = [r for r in routes if r.target != values["target"]]
-        return [
-            Line("model", model.slug),
-            Line("goes", values["target"]),
-            Line("left", _left_words(rest), _left_words(routes)),
-        ]
-
-    return preview
-
-
-async def remove_route(stage: Stage, at: Context) -> None:
-    model = await _ask_model(stage, at, "Remove a route of which model?")
-    if model is None:
-        return
-    targets = tuple(r.target for r in model.routes)
-
-    def act(admin: Admin, v: Values) -> tuple[str, Model]:
-        return v["target"], admin.models.route_remove(model.slug, v["target"])
-
-    done = await stage.fill(
-        FormSpec(
-            title=f"Remove a route of {model.slug}",
-            verb="Remove",
-            danger=True,
-            fields=(
-                Field("target", "Route", at.route, options=tuple((t, t) for t in targets),
-                      required=True),
-            ),
-            preview=_route_preview(model),
-            act=act,
-        )
-    )  # fmt: skip
-    if done is not None:
-        target, left = done
-        stage.done(f"{left.slug} lost the route {target}; it has {_left_words(left.routes)}.")
-
-
 ACTS = (
     Act("models.add", "Add a model", "With price and route", "models add", add_model),
     Act("models.set", "Change a model", "Prices, tier, limits", "models set", set_model),
     Act("models.enable", "Enable a model", "Offer it", "models enable", enable),
     Act("models.disable", "Disable a model", "Offer it no more", "models disable", disable),
-    Act("models.route_add", "Add a route", "Another provider answers", "models route", add_route),
-    Act("models.route_remove", "Remove a route", "", "models route", remove_route),
 )  # fmt: skip

@@ -11,54 +11,17 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
-from textual.suggester import Suggester
 from textual.widgets import Button, Input, Label, Select, Static, Switch
 
 from sellapi.errors import SellapiError
 from tui.acts.act import Field, FormSpec, Line, Values
+from tui.widgets.fields import Choice, Typed, UserSuggester
 from tui.words import plain
 
 if TYPE_CHECKING:
     from tui.app import SellapiApp
-    from tui.link import Link
 
 __all__ = ["Form"]
-
-
-class _Users(Suggester):
-    """Completes the e-mail of a user there is."""
-
-    def __init__(self, link: Link) -> None:
-        super().__init__(use_cache=False, case_sensitive=False)
-        self._link = link
-
-    async def get_suggestion(self, value: str) -> str | None:
-        if len(value) < 2:
-            return None
-        try:
-            page = await self._link.call(
-                lambda admin: admin.users.list(search=value, sort="email", limit=20)
-            )
-        except SellapiError:
-            return None
-        starts = [u.email for u in page.items if u.email.startswith(value.lower())]
-        return plain(starts[0]) if starts else None
-
-
-class _Typed(Input):
-    """A line of text, harmless for the terminal however it came: stored, pasted or completed."""
-
-    def validate_value(self, value: str) -> str:
-        """Control characters are shown as such, one for one: the cursor stays where it is."""
-        return plain(value)
-
-
-class _Choice(Select[str], inherit_bindings=False):
-    """A list to choose from that leaves the arrow keys to the form until it is opened."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,space", "show_overlay", "Show menu", show=False)
-    ]
 
 
 class Form(ModalScreen[Any]):
@@ -116,7 +79,7 @@ class Form(ModalScreen[Any]):
             chosen = field.value if field.value in values else Select.NULL
             prompt = plain(field.hint) or "choose"
             blank = not field.required or chosen is Select.NULL
-            return _Choice(
+            return Choice(
                 cast("Any", options),
                 value=chosen,
                 prompt=prompt,
@@ -124,12 +87,12 @@ class Form(ModalScreen[Any]):
                 id=name,
                 compact=True,
             )
-        return _Typed(
+        return Typed(
             value=field.value,
             placeholder=plain(field.hint),
             id=name,
             compact=True,
-            suggester=_Users(self.shop.link) if field.users else None,
+            suggester=UserSuggester(self.shop.link) if field.users else None,
         )
 
     @property
