@@ -140,12 +140,12 @@ async def set_provider(stage: Stage, at: Context) -> None:
         return admin.providers.set(
             old.name,
             base_url=changed.get("base_url"),
-            api_key_env=changed.get("api_key_env"),
-            api_key_file=changed.get("api_key_file"),
+            api_key_env=changed.get("api_key_env") or None,
+            api_key_file=changed.get("api_key_file") or None,
             headers=headers,
             max_connections=whole("Connections", changed.get("max_connections", "")),
             timeout_s=seconds(changed.get("timeout", "")),
-            proxy=changed.get("proxy"),
+            proxy=changed["proxy"] or "none" if "proxy" in changed else None,
             enabled=None if "enabled" not in changed else changed["enabled"] == "yes",
         )
 
