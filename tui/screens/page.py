@@ -126,7 +126,7 @@ class Page(Screen[None]):
                 answer = await self._answer(call)
                 asked = self._waiting.pop(group, None)
                 if asked is None and answer is not None and self.query("#keys"):
-                    then(answer[0])  # otherwise the screen was left meanwhile
+                    self._deliver(answer[0], then)  # otherwise the screen was left meanwhile
         finally:
             self._under_way.discard(group)
 
@@ -142,3 +142,10 @@ class Page(Screen[None]):
             self.shop.trouble = ""
             return (result,)
         return None
+
+    def _deliver(self, answer: T, then: Callable[[T], None]) -> None:
+        """Show an answer; an error in that is told like one in asking, and the screens go on."""
+        try:
+            then(answer)
+        except Exception as error:  # of one table or figure; the others are still of use
+            self.shop.tell_error(error)

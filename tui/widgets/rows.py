@@ -108,12 +108,18 @@ class Rows(DataTable[Text]):
             self._rebuild(cells, old)
 
     def append(self, items: Sequence[Any]) -> None:
-        """Add a page at the end."""
+        """Add a page at the end.
+
+        A row that stands here already stays where it is: in an order by what moves (a balance) the
+        next page may bring a row of an earlier one again.
+        """
+        there = {self._key(item) for item in self._items}
         for item in items:
-            cells = self._cells(item)
-            self._items.append(item)
-            self._shown.append(cells)
-            self._add(item, cells)
+            if self._key(item) not in there:
+                cells = self._cells(item)
+                self._items.append(item)
+                self._shown.append(cells)
+                self._add(item, cells)
 
     def _cells(self, item: Any) -> tuple[Cell, ...]:
         made = []
