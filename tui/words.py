@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
+from textual.color import Color
 
 from sellapi.admin.words import clean, moment
 
@@ -17,6 +18,7 @@ __all__ = [
     "ago",
     "amount",
     "clock",
+    "colour",
     "compact",
     "day_time",
     "fit",
@@ -175,16 +177,24 @@ def state_tone(state: str) -> Tone:
     return _STATES.get(state, "")
 
 
+_TONES: dict[Tone, str] = {
+    "good": "success",
+    "warn": "warning",
+    "bad": "error",
+    "accent": "accent",
+}
+
+
+def colour(theme: Any, name: str) -> str:
+    """A theme's colour (``primary``, ``success``, …) by the name Rich has for it.
+
+    Textual's own names (``ansi_blue``: whatever the terminal calls blue) are none to Rich.
+    """
+    return Color.parse(getattr(theme, name) or theme.primary).rich_color.name
+
+
 def tone_style(theme: Any, tone: Tone) -> str:
     """A rich style for a tone in a Textual theme."""
-    if tone == "dim":
-        return "dim"
     if tone == "strong":
         return "bold"
-    colours = {
-        "good": theme.success or "green",
-        "warn": theme.warning or "yellow",
-        "bad": theme.error or "red",
-        "accent": theme.accent or theme.primary,
-    }
-    return str(colours.get(tone, ""))
+    return colour(theme, _TONES[tone]) if tone in _TONES else tone

@@ -155,6 +155,41 @@ async def test_dark_and_light_keep_tables_and_plots(shop: Path) -> None:
         await driver.until(lambda: driver.app.current_theme.dark, "a dark theme")
 
 
+async def test_every_theme_of_the_palette_shows_every_screen(shop: Path, admin: Admin) -> None:
+    admin.tiers.set("free", rpm=33)  # the audit has a change to show
+    async with screens(shop) as driver:
+        tail = await driver.loaded("tail")
+        request = tail.items[0].request_id
+        pages = (("user", ANA, "staging"), ("model", "openai/gpt-5.4", "Price versions"),
+                 ("request", request, "charged"), ("doctor", "", "permissions"))  # fmt: skip
+        for theme in driver.app.available_themes:
+            driver.app.theme = theme
+            await driver.pilot.pause()
+            if "ansi" not in theme:  # colours of the terminal are the ones Rich calls otherwise
+                continue
+            for key, table, words in MODES:
+                await driver.press(key)
+                await driver.loaded(table)
+                await driver.sees(*words)
+            await driver.sees("20 → 33")
+            for page, what, said in pages:
+                driver.app.open_page(page, what)
+                await driver.sees(said)
+                await driver.press("escape")
+            await driver.press("question_mark")
+            await driver.sees("This screen")
+            await driver.press("escape", "2")
+            await driver.loaded("users")
+            await driver.press("p", "ctrl+s")
+            await driver.sees("balance", "→")
+            await driver.back()
+            await driver.press("3", "right")  # to the first tab again
+            await driver.loaded("model-rows")
+            await driver.press("1")
+            await driver.sees("Requests a minute")
+        assert not driver.toasts
+
+
 async def test_an_empty_shop_greets_with_what_to_do_first(
     empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from sellapi.admin.views import AuditRow
 from tui.messages import Chosen, Moved
 from tui.screens.browse import Browse
 from tui.widgets.rows import Column, Rows
-from tui.words import Cell, day_time, plain, short_json
+from tui.words import Cell, colour, day_time, plain, short_json
 
 __all__ = ["Audit"]
 
@@ -120,7 +120,7 @@ def _change(row: AuditRow, theme: Any) -> Text:
         text.append("\n" if text.plain else "")
         text.append(f"{plain(name):<18} ", style="dim")
         if old not in ("", new):
-            text.append(plain(old), style=f"strike {theme.error or 'red'}")
+            text.append(plain(old), style=f"strike {colour(theme, 'error')}")
             text.append(" → ", style="dim")
         text.append(plain(new), style="bold")
     return text or Text("nothing recorded", style="dim")

@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from sellapi.admin.views import Check
 from tui.screens.page import Page
-from tui.words import plain
+from tui.words import colour, plain
 
 __all__ = ["DoctorPage"]
 
@@ -48,12 +48,12 @@ class DoctorPage(Page):
             "Everything is in order.\n" if not wrong else f"{wrong} to mend.\n", style="bold"
         )
         for check in sorted(checks, key=lambda c: c.ok):
-            mark, colour = ("✓", theme.success) if check.ok else ("✗", theme.error)
-            text.append(f"\n {mark} ", style=f"bold {colour}")
+            mark, meaning = ("✓", "success") if check.ok else ("✗", "error")
+            text.append(f"\n {mark} ", style=f"bold {colour(theme, meaning)}")
             text.append(f"{plain(check.name):<22} ", style="bold")
             text.append(plain(check.detail))
             if check.mend:
-                text.append(f"\n   → {plain(check.mend)}", style=str(theme.warning))
+                text.append(f"\n   → {plain(check.mend)}", style=colour(theme, "warning"))
         self.query_one("#receipt", Static).update(text)
 
     def action_again(self) -> None:

@@ -16,7 +16,7 @@ from textual.widgets import Button, Input, Label, Select, Static, Switch
 from sellapi.errors import SellapiError
 from tui.acts.act import Field, FormSpec, Line, Values
 from tui.widgets.fields import Choice, Typed, UserSuggester
-from tui.words import plain
+from tui.words import colour, plain
 
 if TYPE_CHECKING:
     from tui.app import SellapiApp
@@ -273,8 +273,8 @@ def _diff(lines: list[Line], theme: Any) -> Text:
         text.append("\n" if index else "")
         text.append(f"{plain(line.label):<{width}}  ", style="dim")
         if line.old is not None:
-            text.append(plain(line.old) or "none", style=f"strike {theme.error or 'red'}")
+            text.append(plain(line.old) or "none", style=f"strike {colour(theme, 'error')}")
             text.append(" → ", style="dim")
-        colour = theme.success or "green" if line.old is not None else ""
-        text.append(plain(line.new) or "none", style=f"bold {colour}")
+        changed = colour(theme, "success") if line.old is not None else ""
+        text.append(plain(line.new) or "none", style=f"bold {changed}")
     return text

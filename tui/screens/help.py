@@ -11,6 +11,8 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
+from tui.words import colour
+
 __all__ = ["Help"]
 
 EVERYWHERE = (
@@ -48,9 +50,9 @@ class Help(ModalScreen[None]):
         theme = self.app.current_theme
         text = Text()
         for title, rows in (("This screen", self._keys), ("Everywhere", EVERYWHERE)):
-            text.append(f"{title}\n", style=f"bold {theme.accent}")
+            text.append(f"{title}\n", style=f"bold {colour(theme, 'accent')}")
             for key, words in rows:
-                text.append(f"  {key:<10}", style=f"bold {theme.primary}")
+                text.append(f"  {key:<10}", style=f"bold {colour(theme, 'primary')}")
                 text.append(f"  {words}\n")
             text.append("\n")
         with Vertical(id="help") as box:

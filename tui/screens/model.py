@@ -19,7 +19,7 @@ from tui.messages import Chosen
 from tui.screens.page import Page
 from tui.widgets.figures import Figure, Figures
 from tui.widgets.rows import Column, Rows
-from tui.words import NONE, Cell, compact, day_time, plain
+from tui.words import NONE, Cell, colour, compact, day_time, plain
 
 __all__ = ["ModelPage"]
 
@@ -121,7 +121,7 @@ class ModelPage(Page):
         )  # fmt: skip
         words = Text(f" {plain(price_words(model.prices))}")
         if model.why_not:
-            words.append(f"\n {plain(model.why_not)}", style=str(theme.warning))
+            words.append(f"\n {plain(model.why_not)}", style=colour(theme, "warning"))
         self.query_one("#prices", Static).update(words)
         self.query_one("#route-rows", Rows).show(model.routes)
         self.query_one("#price-rows", Rows).show(tuple(reversed(history)))

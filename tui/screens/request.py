@@ -16,7 +16,7 @@ from sellapi.domain.credits import credits_to_usd, format_credits, format_usd
 from tui.acts.act import Context
 from tui.screens.form import plain_lines
 from tui.screens.page import Page
-from tui.words import NONE, day_time, fit, millis, plain, state_tone, tone_style
+from tui.words import NONE, colour, day_time, fit, millis, plain, state_tone, tone_style
 
 __all__ = ["RequestPage"]
 
@@ -78,7 +78,7 @@ def _receipt(receipt: Receipt, theme: Any) -> Text:
     text = Text()
 
     def head(words: str) -> None:
-        text.append(f"\n{words}\n", style=f"bold {theme.accent}")
+        text.append(f"\n{words}\n", style=f"bold {colour(theme, 'accent')}")
 
     def line(name: str, value: str, style: str = "") -> None:
         text.append(f"  {name:<12}", style="dim")
@@ -94,7 +94,7 @@ def _receipt(receipt: Receipt, theme: Any) -> Text:
     outcome = f"HTTP {request.http_status or NONE}  {request.finish_reason or ''}".rstrip()
     line("outcome", outcome)
     if request.error:
-        line("error", request.error, str(theme.error))
+        line("error", request.error, colour(theme, "error"))
     line("took", f"{millis(request.duration_ms)}, first byte {millis(request.first_byte_ms)}")
 
     head("Charge")
@@ -110,7 +110,7 @@ def _receipt(receipt: Receipt, theme: Any) -> Text:
         if said
     ]
     for words in marks:
-        text.append(f"  {words}\n", style=str(theme.warning))
+        text.append(f"  {words}\n", style=colour(theme, "warning"))
 
     if receipt.entries:
         head("Ledger")
@@ -136,7 +136,7 @@ LABEL = 54
 def _arithmetic(text: Text, receipt: Receipt, theme: Any) -> None:
     """Count by price, the sum, the charge: the points of all amounts below each other."""
     request = receipt.request
-    charged = f"bold {theme.success}"
+    charged = f"bold {colour(theme, 'success')}"
     lines: list[tuple[str, str, str]] = []
     for step in receipt.arithmetic:
         price = f"${format_usd(step.price_usd)}" + (f" / {step.per:,}" if step.per != 1 else "")

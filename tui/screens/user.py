@@ -19,7 +19,19 @@ from tui.screens.page import Page
 from tui.widgets.figures import Figure, Figures
 from tui.widgets.plot import Plot
 from tui.widgets.rows import Column, Rows
-from tui.words import NONE, Cell, ago, amount, compact, day_time, plain, state_tone, usd
+from tui.words import (
+    NONE,
+    Cell,
+    ago,
+    amount,
+    colour,
+    compact,
+    day_time,
+    plain,
+    state_tone,
+    tone_style,
+    usd,
+)
 
 __all__ = ["ENTRY_COLUMNS", "UserPage", "entry_note"]
 
@@ -151,9 +163,8 @@ class UserPage(Page):
         head = Text(no_wrap=True, overflow="ellipsis")
         head.append(f" {plain(user.email)}", style="bold")
         head.append(f"  {plain(user.name)}" if user.name else "", style="dim")
-        head.append(f"  {user.tier}", style=f"bold {theme.accent}")
-        colour = theme.success if user.status == "active" else theme.warning
-        head.append(f"  {user.status}", style=str(colour))
+        head.append(f"  {user.tier}", style=f"bold {colour(theme, 'accent')}")
+        head.append(f"  {user.status}", style=tone_style(theme, state_tone(user.status)))
         head.append(f"  user {user.id} since {day_time(user.created_at * 1000)[:10]}", style="dim")
         self.query_one("#who", Static).update(head)
         seen = detail.last_request_at

@@ -11,7 +11,7 @@ from rich.text import Text
 from textual.screen import Screen
 from textual.widgets import Static
 
-from tui.words import clock, plain, tone_style
+from tui.words import clock, colour, plain, tone_style
 
 if TYPE_CHECKING:
     from tui.app import SellapiApp
@@ -37,7 +37,7 @@ class Bar(Static):
         app = cast("SellapiApp", self.app)
         theme = app.current_theme
         left = Text(no_wrap=True)
-        left.append(" sellapi ", style=f"bold {theme.primary}")
+        left.append(" sellapi ", style=f"bold {colour(theme, 'primary')}")
         for number, (mode, title) in enumerate(app.TITLES.items(), start=1):
             here = mode == app.current_mode
             style = Style.parse("bold reverse" if here else "")
@@ -92,7 +92,7 @@ class KeyLine(Static):
                 continue
             seen.add(binding.action)
             word = Text(no_wrap=True)
-            word.append(self.app.get_key_display(binding), style=f"bold {theme.primary}")
+            word.append(self.app.get_key_display(binding), style=f"bold {colour(theme, 'primary')}")
             word.append(f"\N{NO-BREAK SPACE}{binding.description}")
             if not enabled:
                 word.stylize("dim")
