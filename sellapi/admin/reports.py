@@ -431,6 +431,7 @@ class Stats(Noun):
         return tuple(
             TopRow(
                 name=r["name"],
+                user_id=r.get("account_id"),
                 requests=r["requests"],
                 tokens=r["input_tokens"] + r["output_tokens"],
                 charged=r["charged"],

@@ -478,7 +478,10 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class TopRow:
+    """``user_id``: whose row it is, where it is a user's or a key's."""
+
     name: str
+    user_id: int | None
     requests: int
     tokens: int
     charged: Credits

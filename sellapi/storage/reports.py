@@ -35,7 +35,7 @@ WHERE day >= max(?1, (SELECT summed_before_day FROM retention)) GROUP BY day, mo
 """
 # `+`: an order by the account's index would walk the whole table for the sake of a few days.
 _BY_OWNER = f"""
-SELECT {{name}} AS name, {", ".join(FIGURES)} FROM (
+SELECT {{name}} AS name, account_id, {", ".join(FIGURES)} FROM (
     SELECT account_id, key_id, {_SUMS} FROM daily WHERE day >= ?1 {{among}} GROUP BY +{{group}}
 ) s JOIN accounts a ON a.id = s.account_id {_DEAREST}, name
 """

@@ -13,7 +13,7 @@ import pytest
 import cli
 from sellapi.admin.service import Admin
 from sellapi.domain.credits import MICRO, format_credits
-from tests.tui.stage import SMALL, Driver, screens
+from tests.tui.stage import LARGE, SMALL, Driver, screens
 from tui.acts import ACTS
 from tui.acts.act import Context
 from tui.screens.form import Form
@@ -731,6 +731,25 @@ async def test_a_tier_is_changed_by_way_of_a_diff(shop: Path, admin: Admin) -> N
         await driver.press("y")
         await driver.told("Tier free is changed")
     assert {t.name: t.rpm for t in admin.tiers.list()}["free"] == 30
+
+
+async def test_a_page_from_the_top_users_follows_a_changed_e_mail(shop: Path) -> None:
+    async with screens(shop, LARGE) as driver:
+        top = await driver.loaded("top-users")
+        top.focus()
+        email = top.current.name
+        await driver.press("enter")
+        await driver.at("UserPage")
+        await driver.loaded("user-entries")
+        await driver.press("e")
+        await _form(driver, f"Change {email}")
+        driver.app.screen.query_one("#field-email").value = "new@name.example"  # type: ignore[attr-defined]
+        await driver.press("ctrl+s", "ctrl+s")
+        await driver.told("new@name.example is changed")
+        await driver.sees(" new@name.example  ")
+        driver.app.reload()
+        await driver.pilot.pause(0.3)
+        assert "no user" not in driver.toasts
 
 
 # -- ledger and audit --------------------------------------------------------------------------

@@ -383,7 +383,7 @@ class Now(Page):
         if isinstance(event.item, RequestRow):
             self.action_open()
         elif isinstance(event.item, TopRow) and event.table == "top-users":
-            self.shop.open_page("user", event.item.name)
+            self.shop.open_page("user", str(event.item.user_id))
         elif isinstance(event.item, TopRow):
             self.shop.open_page("model", event.item.name)
 
