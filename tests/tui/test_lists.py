@@ -12,7 +12,8 @@ from sellapi.commands.tui import open_shop
 from sellapi.domain.credits import MICRO
 from sellapi.storage import accounts, ledger
 from sellapi.storage.database import Database
-from tests.tui.stage import screens
+from tests.tui.stage import Driver, screens
+from tui.widgets.rows import Rows
 
 NOW = 1_795_000_000
 
@@ -61,9 +62,161 @@ async def test_an_answer_that_cannot_be_shown_is_a_toast_not_an_end(
     def broken(*_words: object) -> None:
         raise RuntimeError("the ink is out")
 
-    monkeypatch.setattr("tui.screens.ledger.Ledger._show", broken)
+    monkeypatch.setattr("tui.screens.ledger.Ledger.counted", broken)
     async with screens(shop) as driver:
         await driver.press("4")
         await driver.told("the ink is out")
         await driver.press("2")
         await driver.loaded("users")
+
+
+# -- the place that is looked at ---------------------------------------------------------------
+
+
+async def _scroll(driver: Driver, rows: Rows, least: int) -> None:
+    """To the end of what is loaded, until so many rows are; then a little up, into the middle."""
+    while len(rows.items) < least:
+        before = len(rows.items)
+        await driver.press("G")
+        await driver.until(lambda n=before: len(rows.items) > n, f"more than {before} rows")
+    await driver.press("k", "k", "k", "k", "k")
+    await driver.pilot.pause()
+
+
+def _line(driver: Driver, rows: Rows) -> int:
+    """The line of the screen the cursor is on; it must be one that is seen."""
+    line = rows.cursor_row - int(rows.scroll_offset.y)
+    assert 0 <= line < rows.in_sight[1]
+    return line
+
+
+async def test_users_stay_where_they_are_after_an_act_and_a_page(crowd: Path) -> None:
+    admin = _crowd(crowd, 1_000)
+    async with screens(crowd) as driver:
+        await driver.press("2")
+        rows = await driver.loaded("users")
+        await driver.press("s")
+        await driver.until(lambda: rows.items[0].email == "user0000@shop.test", "by e-mail")
+        await _scroll(driver, rows, 800)
+        email, line = rows.current.email, _line(driver, rows)
+        assert rows.cursor_row > 600
+        admin.credits.grant(email, "7", reason="thanks")
+        driver.app.reload()
+        await driver.until(lambda: rows.current.balance % (1_000 * MICRO) != 0, "its row")
+        balance = admin.users.show(email).balance
+        await driver.until(lambda: rows.current.balance == balance, "the new balance")
+        assert (rows.current.email, _line(driver, rows)) == (email, line)
+        await driver.press("enter")
+        await driver.at("UserPage")
+        await driver.loaded("user-entries")
+        admin.users.add("aaron@shop.test")  # a row more above all of these
+        await driver.press("escape")
+        await driver.at("Users")
+        await driver.pilot.pause(0.3)
+        assert (rows.current.email, _line(driver, rows)) == (email, line)
+        await driver.press("x")
+        await driver.at("Form")
+        await driver.sees(email)
+
+
+async def test_the_ledger_stays_where_it_is_after_a_page(crowd: Path) -> None:
+    admin = _crowd(crowd, 1, entries=2_700)
+    async with screens(crowd) as driver:
+        await driver.press("4")
+        rows = await driver.loaded("entries")
+        await _scroll(driver, rows, 2_600)
+        entry, line = rows.current.id, _line(driver, rows)
+        await driver.press("u")
+        await driver.at("UserPage")
+        await driver.loaded("user-entries")
+        admin.credits.grant("user0000@shop.test", "7", reason="meanwhile")
+        await driver.press("escape")
+        await driver.at("Ledger")
+        await driver.pilot.pause(0.3)
+        assert len(rows.items) >= 2_600
+        assert (rows.current.id, _line(driver, rows)) == (entry, line)
+
+
+async def test_a_users_page_keeps_its_place_at_every_look(crowd: Path) -> None:
+    admin = _crowd(crowd, 1, entries=1_300)
+    async with screens(crowd) as driver:
+        driver.app.open_page("user", "1")
+        rows = await driver.loaded("user-entries")
+        rows.focus()
+        await _scroll(driver, rows, 1_301)
+        entry, line = rows.current.id, _line(driver, rows)
+        admin.credits.grant("user0000@shop.test", "7", reason="meanwhile")
+        for _ in range(2):
+            driver.app.reload()
+            await driver.pilot.pause(0.3)
+        assert (rows.current.id, _line(driver, rows)) == (entry, line)
+        assert len(rows.items) == 1_301
+        await driver.press("g")
+        driver.app.reload()
+        await driver.sees("meanwhile")
+
+
+async def test_news_above_do_not_move_what_is_looked_at(crowd: Path) -> None:
+    admin = _crowd(crowd, 1, entries=300)
+    async with screens(crowd) as driver:
+        await driver.press("4")
+        rows = await driver.loaded("entries")
+        await driver.press("j", "j", "j")
+        entry = rows.current.id
+        for n in range(400):  # more than a page: the row is far down the list now
+            admin.credits.grant("user0000@shop.test", "1", reason=f"news {n}")
+        driver.app.reload()
+        await driver.until(lambda: len(rows.items) > 400, "the news")
+        await driver.pilot.pause(0.1)
+        assert rows.current.id == entry
+        assert _line(driver, rows) == 3
+        assert [e.id for e in rows.items] == sorted((e.id for e in rows.items), reverse=True)
+
+
+async def test_the_cursor_follows_a_user_whose_balance_moves(crowd: Path) -> None:
+    admin = _crowd(crowd, 400)
+    async with screens(crowd) as driver:
+        await driver.press("2")
+        rows = await driver.loaded("users")
+        await driver.press("s", "s")
+        await driver.until(lambda: rows.items[0].email == "user0399@shop.test", "richest first")
+        await driver.press("j", "j")
+        email = rows.current.email
+        admin.credits.deduct(email, "350", reason="down the list, beyond what is loaded")
+        driver.app.reload()
+        await driver.until(lambda: rows.cursor_row > 300, "its place")
+        await driver.pilot.pause(0.1)
+        assert rows.current.email == email
+        _line(driver, rows)
+
+
+async def test_where_a_row_is_gone_the_cursor_is_beside_it(crowd: Path) -> None:
+    admin = _crowd(crowd, 300)
+    async with screens(crowd) as driver:
+        await driver.press("2")
+        rows = await driver.loaded("users")
+        await driver.press("slash")
+        await driver.type("user0")
+        await driver.until(lambda: rows.items[0].email == "user0299@shop.test", "what matches")
+        await driver.press("escape")
+        await _scroll(driver, rows, 150)
+        at, email = rows.cursor_row, rows.current.email
+        following = rows.items[at + 1].email
+        admin.users.set(email, email="away@shop.test")
+        driver.app.reload()
+        await driver.until(lambda: email not in {u.email for u in rows.items}, "it went")
+        await driver.pilot.pause(0.1)
+        assert (rows.cursor_row, rows.current.email) == (at, following)
+        _line(driver, rows)
+
+
+async def test_another_order_begins_at_its_top(crowd: Path) -> None:
+    _crowd(crowd, 300)
+    async with screens(crowd) as driver:
+        await driver.press("2")
+        rows = await driver.loaded("users")
+        await _scroll(driver, rows, 150)
+        await driver.press("s")
+        await driver.until(lambda: rows.items[0].email == "user0000@shop.test", "by e-mail")
+        await driver.pilot.pause(0.1)
+        assert (rows.cursor_row, int(rows.scroll_offset.y)) == (0, 0)

@@ -75,7 +75,7 @@ class Audit(Browse):
 
     def action_user(self) -> None:
         """The user an act was done on."""
-        user = self._user_id(self.query_one("#acts", Rows).current)
+        user = self._user_id(self.rows.current)
         if user is not None:
             self.shop.open_page("user", user)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -11,23 +11,16 @@ from textual.widgets import Input, Select, Static
 
 from sellapi.admin.service import Admin
 from tui.acts.act import Context
-from tui.messages import NeedMore
-from tui.screens.page import Page
+from tui.screens.listed import Listed, Read
 from tui.widgets.rows import Rows
 
 __all__ = ["Browse"]
 
-PAGE = 200
 
-
-class Browse(Page):
+class Browse(Listed):
     """Filters above, a table below. Subclasses give both and `fetch`."""
 
-    rows_id: ClassVar[str] = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: int | None = None
+    page = 200
 
     def filter_fields(self) -> ComposeResult:
         """Inputs and selects, each with its filter's name as id ``filter-NAME``."""
@@ -50,11 +43,7 @@ class Browse(Page):
         yield self.table()
 
     def on_mount(self) -> None:
-        self._rows.focus()
-
-    @property
-    def _rows(self) -> Rows:
-        return self.query_one(f"#{self.rows_id}", Rows)
+        self.rows.focus()
 
     def filters(self) -> dict[str, str]:
         """What is filled in, by filter name."""
@@ -72,47 +61,25 @@ class Browse(Page):
 
     # -- asking --------------------------------------------------------------------------------
 
-    def load(self) -> None:
+    def reader(self) -> Read:
         filters = self.filters()
-        limit = max(PAGE, min(len(self._rows.items), 5 * PAGE))
-        self.ask(lambda admin: self.fetch(admin, filters, None, limit), self._show, latest=True)
+        return lambda admin, before, limit: self.fetch(admin, filters, before, limit)
 
-    def _show(self, items: Sequence[Any]) -> None:
-        self._rows.show(items)
-        self._last = items[-1].id if len(items) >= PAGE else None
-        self._tell()
-
-    def on_need_more(self, event: NeedMore) -> None:
-        event.stop()
-        before, filters = self._last, self.filters()
-        if before is not None:
-            self.ask(
-                lambda admin: self.fetch(admin, filters, before, PAGE),
-                lambda items: self._add(items, before),
-                group="more",
-            )
-
-    def _add(self, items: Sequence[Any], before: int) -> None:
-        if self._last == before:  # otherwise the filters changed meanwhile
-            self._last = items[-1].id if len(items) >= PAGE else None
-            self._rows.append(items)
-            self._tell()
-
-    def _tell(self) -> None:
-        more = "+" if self._last is not None else ""
-        self.query_one("#count", Static).update(f"{len(self._rows.items):,}{more}")
+    def counted(self) -> None:
+        more = "+" if self._more else ""
+        self.query_one("#count", Static).update(f"{len(self.rows.items):,}{more}")
 
     # -- keys ----------------------------------------------------------------------------------
 
     def leave_field(self) -> None:
-        self._rows.focus()
+        self.rows.focus()
 
     def on_input_submitted(self) -> None:
-        self.load()
+        self.begin()
         self.leave_field()
 
     def on_select_changed(self) -> None:
-        self.load()
+        self.begin()
 
     def action_filter(self) -> None:
         """Into the first filter."""
@@ -125,4 +92,4 @@ class Browse(Page):
                 widget.value = ""
             elif isinstance(widget, Select):
                 widget.clear()
-        self.load()
+        self.begin()

@@ -66,7 +66,7 @@ class Ledger(Browse):
         return admin.ledger.entries(**filters, before=before, limit=limit)  # type: ignore[arg-type]
 
     def _entry(self) -> Any:
-        return self.query_one("#entries", Rows).current
+        return self.rows.current
 
     def context(self) -> Context:
         entry = self._entry()

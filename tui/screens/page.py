@@ -124,9 +124,10 @@ class Page(Screen[None]):
             while asked is not None:
                 call, then = asked
                 answer = await self._answer(call)
-                asked = self._waiting.pop(group, None)
-                if asked is None and answer is not None and self.query("#keys"):
+                newer = group in self._waiting
+                if not newer and answer is not None and self.query("#keys"):
                     self._deliver(answer[0], then)  # otherwise the screen was left meanwhile
+                asked = self._waiting.pop(group, None)  # by then, or by the showing itself
         finally:
             self._under_way.discard(group)
 

@@ -14,8 +14,8 @@ from textual.widgets import Static
 from sellapi.admin.service import Admin
 from sellapi.admin.views import Entry, Key, UsageRow, UserDetail
 from tui.acts.act import Context
-from tui.messages import Chosen, NeedMore
-from tui.screens.page import Page
+from tui.messages import Chosen
+from tui.screens.listed import Listed, Read
 from tui.widgets.figures import Figure, Figures
 from tui.widgets.plot import Plot
 from tui.widgets.rows import Column, Rows
@@ -35,7 +35,6 @@ from tui.words import (
 
 __all__ = ["ENTRY_COLUMNS", "UserPage", "entry_note"]
 
-PAGE = 100
 DAYS = 30
 
 
@@ -90,7 +89,7 @@ ENTRY_COLUMNS = (
 )  # fmt: skip
 
 
-class UserPage(Page):
+class UserPage(Listed):
     """One user: balance, keys, ledger and use. Acts on keys go by the key under the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -110,12 +109,12 @@ class UserPage(Page):
         Binding("u", "use", "Keys/use"),
     ]
     poll_s = 5.0
+    rows_id = "user-entries"
 
     def __init__(self, who: str) -> None:
         super().__init__()
         self._who = who
         self._email = ""
-        self._last: int | None = None
 
     def body(self) -> ComposeResult:
         yield Static(id="who")
@@ -142,21 +141,23 @@ class UserPage(Page):
 
     # -- asking --------------------------------------------------------------------------------
 
+    def reader(self) -> Read:
+        who = self._who
+        return lambda admin, before, limit: admin.ledger.entries(
+            user=who, before=before, limit=limit
+        )
+
     def load(self) -> None:
         who = self._who
-        loaded = max(PAGE, min(len(self.query_one("#user-entries", Rows).items), 1_000))
 
-        def call(admin: Admin) -> tuple[UserDetail, tuple[UsageRow, ...], tuple[Entry, ...]]:
-            return (
-                admin.users.detail(who),
-                admin.usage.of_user(who, days=DAYS),
-                admin.ledger.entries(user=who, limit=loaded),
-            )
+        def call(admin: Admin) -> tuple[UserDetail, tuple[UsageRow, ...]]:
+            return admin.users.detail(who), admin.usage.of_user(who, days=DAYS)
 
         self.ask(call, self._show)
+        super().load()
 
-    def _show(self, found: tuple[UserDetail, tuple[UsageRow, ...], tuple[Entry, ...]]) -> None:
-        detail, days, entries = found
+    def _show(self, found: tuple[UserDetail, tuple[UsageRow, ...]]) -> None:
+        detail, days = found
         user = detail.user
         self._email = user.email
         theme = self.app.current_theme
@@ -186,8 +187,6 @@ class UserPage(Page):
             )
         )
         self.query_one("#user-key-rows", Rows).show(detail.keys)
-        self.query_one("#user-entries", Rows).show(entries)
-        self._last = entries[-1].id if entries else None
         self._plot(days)
 
     def _plot(self, days: tuple[UsageRow, ...]) -> None:
@@ -196,22 +195,6 @@ class UserPage(Page):
         labels = [day_time((today - n) * 86_400_000)[:10] for n in range(DAYS - 1, -1, -1)]
         values = [by_day.get(label, 0) / 1e6 for label in labels]
         self.query_one(Plot).bars([label[5:] for label in labels], values)
-
-    def on_need_more(self, event: NeedMore) -> None:
-        event.stop()
-        before, who = self._last, self._who
-        if event.table != "user-entries" or before is None:
-            return
-        self.ask(
-            lambda admin: admin.ledger.entries(user=who, before=before, limit=PAGE),
-            lambda entries: self._add(entries, before),
-            group="more",
-        )
-
-    def _add(self, entries: tuple[Entry, ...], before: int) -> None:
-        if self._last == before:
-            self._last = entries[-1].id if entries else None
-            self.query_one("#user-entries", Rows).append(entries)
 
     def action_use(self) -> None:
         """Keys or the plot of use, where there is no room for both."""
@@ -232,7 +215,7 @@ class UserPage(Page):
 
     def context(self) -> Context:
         key = self.query_one("#user-key-rows", Rows).current
-        entry = self.query_one("#user-entries", Rows).current
+        entry = self.rows.current
         sale = None if entry is None or entry.kind != "sale" else entry.id
         return Context(
             user=self._email or self._who, key=None if key is None else key.id, entry=sale

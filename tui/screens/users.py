@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -11,18 +10,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
-from sellapi.admin.service import Admin
-from sellapi.admin.views import Page as Listing
 from sellapi.admin.views import User
 from tui.acts.act import Context
-from tui.messages import Chosen, NeedMore
-from tui.screens.page import Page
+from tui.messages import Chosen
+from tui.screens.listed import Listed, Read
 from tui.widgets.rows import Column, Rows
 from tui.words import Cell, amount, state_tone
 
 __all__ = ["Users"]
 
-PAGE = 100
 SORTS = (("id", False), ("id", True), ("email", False), ("balance", True), ("owed", True))
 WORDS = {
     ("id", False): "oldest first",
@@ -52,13 +48,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class _Asked:
-    search: str
-    sort: tuple[str, bool]
-
-
-class Users(Page):
+class Users(Listed):
     """The people and programs that buy credits. Type / to search, Enter opens one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -72,11 +62,11 @@ class Users(Page):
         Binding("x", "app.act('users.suspend')", "Suspend"),
         Binding("r", "app.act('users.resume')", "Resume"),
     ]
+    rows_id = "users"
 
     def __init__(self) -> None:
         super().__init__()
         self._sort = 1
-        self._next: tuple[Any, int] | None = None
         self._count = 0
 
     def body(self) -> ComposeResult:
@@ -91,62 +81,45 @@ class Users(Page):
         )
 
     def on_mount(self) -> None:
-        self.query_one("#users").focus()
-
-    @property
-    def _asked(self) -> _Asked:
-        return _Asked(self.query_one("#search", Input).value.strip(), SORTS[self._sort])
+        self.rows.focus()
 
     # -- asking --------------------------------------------------------------------------------
 
+    def reader(self) -> Read:
+        search = self.query_one("#search", Input).value.strip()
+        sort, descending = SORTS[self._sort]
+        return lambda admin, after, limit: (
+            admin.users.list(
+                search=search, sort=sort, descending=descending, after=after, limit=limit
+            ).items
+        )
+
+    def place(self, item: User) -> tuple[Any, int]:
+        return getattr(item, SORTS[self._sort][0]), item.id
+
     def load(self) -> None:
-        asked = self._asked
-        loaded = max(PAGE, min(len(self.query_one("#users", Rows).items), 5 * PAGE))
-        self.ask(lambda admin: (*_page(admin, asked, None, loaded), admin.users.count()),
-                 self._show, latest=True)  # fmt: skip
+        super().load()
+        self.ask(lambda admin: admin.users.count(), self._count_all, group="count", latest=True)
 
-    def _show(self, found: tuple[Listing[User], int]) -> None:
-        page, self._count = found
-        self._next = page.next
-        self.query_one("#users", Rows).show(page.items)
-        self._tell()
+    def _count_all(self, count: int) -> None:
+        self._count = count
+        self.counted()
 
-    def on_need_more(self, event: NeedMore) -> None:
-        event.stop()
-        if self._next is not None:
-            asked, after = self._asked, self._next
-            self.ask(
-                lambda admin: _page(admin, asked, after, PAGE)[0],
-                lambda page: self._add(page, after),
-                group="more",
-            )
-
-    def _add(self, page: Listing[User], after: tuple[Any, int]) -> None:
-        if self._next == after:  # otherwise the list was asked for anew meanwhile
-            self._next = page.next
-            self.query_one("#users", Rows).append(page.items)
-            self._tell()
-
-    def _tell(self) -> None:
-        shown = len(self.query_one("#users", Rows).items)
-        more = "+" if self._next else ""
-        words = WORDS[SORTS[self._sort]]
-        self.query_one("#count", Static).update(f"{shown:,}{more} of {self._count:,} · {words}")
+    def counted(self) -> None:
+        words = f"{len(self.rows.items):,}{'+' if self._more else ''} of {self._count:,}"
+        self.query_one("#count", Static).update(f"{words} · {WORDS[SORTS[self._sort]]}")
 
     # -- acts ----------------------------------------------------------------------------------
 
     def context(self) -> Context:
-        user = self.query_one("#users", Rows).current
+        user = self.rows.current
         return Context(user="" if user is None else user.email)
 
     def leave_field(self) -> None:
-        self.query_one("#users").focus()
+        self.rows.focus()
 
     def on_input_changed(self) -> None:
-        rows = self.query_one("#users", Rows)
-        if rows.items:
-            rows.move_cursor(row=0, animate=False)
-        self.load()
+        self.begin()
 
     def on_input_submitted(self) -> None:
         self.leave_field()
@@ -158,24 +131,14 @@ class Users(Page):
     def action_sort(self) -> None:
         """The next order."""
         self._sort = (self._sort + 1) % len(SORTS)
-        self.load()
+        self.begin()
 
     def action_open(self) -> None:
         """The user under the cursor."""
-        user = self.query_one("#users", Rows).current
+        user = self.rows.current
         if user is not None:
             self.shop.open_page("user", str(user.id))
 
     def on_chosen(self, event: Chosen) -> None:
         event.stop()
         self.action_open()
-
-
-def _page(
-    admin: Admin, asked: _Asked, after: tuple[Any, int] | None, limit: int
-) -> tuple[Listing[User]]:
-    sort, descending = asked.sort
-    page = admin.users.list(
-        search=asked.search, sort=sort, descending=descending, after=after, limit=limit
-    )
-    return (page,)

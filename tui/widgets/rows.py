@@ -68,7 +68,7 @@ class Rows(DataTable[Text]):
             cursor_type="row", cell_padding=0, zebra_stripes=False, id=id, classes=classes
         )
         self._spec = tuple(columns)
-        self._key = key
+        self.key_of = key
         self._empty = empty
         self._follow = follow
         self._items: list[Any] = []
@@ -90,22 +90,35 @@ class Rows(DataTable[Text]):
             return self._items[self.cursor_row]
         return None
 
-    def show(self, items: Sequence[Any]) -> None:
-        """Show these; cursor and scroll stay with their row where it still is.
+    @property
+    def in_sight(self) -> tuple[int, int]:
+        """``(index of the first row that is seen, rows that fit)``."""
+        first = min(int(self.scroll_offset.y), max(0, len(self._items) - 1))
+        return first, max(1, self.size.height - self.header_height)
 
-        With ``follow`` a cursor on the first row stays on the first row: news come there.
+    @property
+    def at_news(self) -> bool:
+        """Whether the cursor stays on the first row, whichever that is."""
+        return self._follow and self.cursor_row <= 0
+
+    def show(self, items: Sequence[Any], *, anew: bool = False) -> None:
+        """Show these; cursor and scroll stay with their row, or with the next one that still is.
+
+        With ``follow`` a cursor on the first row stays on the first row: news come there. ``anew``:
+        another list, from its top.
         """
         if not self._told:  # until then an empty table has nothing to say
             self._told = True
             self.refresh()
         items = list(items)
-        cells = [self._cells(item) for item in items]
-        same_keys = [self._key(i) for i in items] == [self._key(i) for i in self._items]
+        known = {id(item): cells for item, cells in zip(self._items, self._shown, strict=True)}
+        cells = [known.get(id(item)) or self._cells(item) for item in items]
+        same_keys = [self.key_of(i) for i in items] == [self.key_of(i) for i in self._items]
         old, self._items = self._items, items
-        if same_keys and len(cells) == len(self._shown):
+        if same_keys and not anew:
             self._change(cells)
         else:
-            self._rebuild(cells, old)
+            self._rebuild(cells, () if anew else old)
 
     def append(self, items: Sequence[Any]) -> None:
         """Add a page at the end.
@@ -113,9 +126,9 @@ class Rows(DataTable[Text]):
         A row that stands here already stays where it is: in an order by what moves (a balance) the
         next page may bring a row of an earlier one again.
         """
-        there = {self._key(item) for item in self._items}
+        there = {self.key_of(item) for item in self._items}
         for item in items:
-            if self._key(item) not in there:
+            if self.key_of(item) not in there:
                 cells = self._cells(item)
                 self._items.append(item)
                 self._shown.append(cells)
@@ -133,32 +146,44 @@ class Rows(DataTable[Text]):
         keys = [self._spec.index(column) for column, _ in self._layout_now]
         for index, (new, old) in enumerate(zip(cells, self._shown, strict=True)):
             if new != old:
-                row_key = self._key(self._items[index])
+                row_key = self.key_of(self._items[index])
                 for at in keys:
                     if new[at] != old[at]:
                         self.update_cell(row_key, str(at), self._text(self._spec[at], new[at]))
         self._shown = cells
 
     def _rebuild(self, cells: list[tuple[Cell, ...]], old: Sequence[Any]) -> None:
-        at_key = self._key(old[self.cursor_row]) if 0 <= self.cursor_row < len(old) else None
-        following = self._follow and self.cursor_row <= 0
-        offset = self.scroll_offset.y
+        cursor, offset, fits = self.cursor_row, int(self.scroll_offset.y), self.in_sight[1]
+        row = line = 0
+        if old:
+            row = 0 if self.at_news else self._now(old, cursor)
+            # A row keeps its line of the screen: what came or went above it moves nothing that is
+            # looked at. Only where the top is in sight do news push the others down.
+            held = cursor if offset <= cursor < offset + fits else offset
+            line = max(0, offset + self._now(old, held) - held)
+            if offset == 0 and row < fits:
+                line = 0
         self._shown = cells
         self.clear()
-        for item, row in zip(self._items, cells, strict=True):
-            self._add(item, row)
-        if following or at_key is None or not self._items:
+        for item, texts in zip(self._items, cells, strict=True):
+            self._add(item, texts)
+        if not self._items:
             return
-        keys = [self._key(item) for item in self._items]
-        if at_key in keys:
-            self.move_cursor(row=keys.index(at_key), animate=False, scroll=self._follow)
-            if not self._follow:
-                self.scroll_to(y=offset, animate=False)
+        self.move_cursor(row=row, animate=False, scroll=False)
+        self.scroll_to(y=line, animate=False, immediate=True)
+        # Again when the table knows how long it is, and has scrolled to the cursor by itself.
+        self.call_after_refresh(self.scroll_to, y=line, animate=False)
+
+    def _now(self, old: Sequence[Any], index: int) -> int:
+        """Where a row of before is now; if it is gone, where the nearest is that still is."""
+        now = {self.key_of(item): at for at, item in enumerate(self._items)}
+        nearest = sorted(range(len(old)), key=lambda at: (abs(at - index), -at))
+        return next((now[key] for at in nearest if (key := self.key_of(old[at])) in now), 0)
 
     def _add(self, item: Any, cells: tuple[Cell, ...]) -> None:
         if self._layout_now:
             texts = [self._text(c, cells[self._spec.index(c)], w) for c, w in self._layout_now]
-            self.add_row(*texts, key=self._key(item))
+            self.add_row(*texts, key=self.key_of(item))
 
     def _text(self, column: Column, cell: Cell, width: int | None = None) -> Text:
         if width is None:
