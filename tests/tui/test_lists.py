@@ -36,6 +36,12 @@ def _grant(tx: object, user: int, amount: int) -> None:
     ledger.credit(tx, user, "grant", amount, now_ms=NOW * 1000, actor="test", reason="a crowd")
 
 
+@pytest.fixture(autouse=True)
+def _unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No look but those a test causes."""
+    monkeypatch.setattr("tui.screens.listed.Listed.poll_s", 600.0)
+
+
 @pytest.fixture
 def crowd(tmp_path: Path) -> Path:
     return tmp_path / "crowd.db"
@@ -220,3 +226,56 @@ async def test_another_order_begins_at_its_top(crowd: Path) -> None:
         await driver.until(lambda: rows.items[0].email == "user0000@shop.test", "by e-mail")
         await driver.pilot.pause(0.1)
         assert (rows.cursor_row, int(rows.scroll_offset.y)) == (0, 0)
+
+
+# -- news --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "table", "words"),
+    [("2", "users", "424,242.00"), ("4", "entries", "424,242.00"), ("5", "acts", "user0028")],
+)
+async def test_lists_show_what_others_do_meanwhile(
+    crowd: Path, monkeypatch: pytest.MonkeyPatch, key: str, table: str, words: str
+) -> None:
+    admin = _crowd(crowd, 30)
+    for n in range(5):
+        admin.credits.grant(f"user000{n}@shop.test", "1", reason="for the audit")
+    monkeypatch.setattr("tui.screens.listed.Listed.poll_s", 0.2)
+    async with screens(crowd) as driver:
+        await driver.press(key)
+        rows = await driver.loaded(table)
+        await driver.press("j", "j", "j")
+        current = rows.current
+        admin.credits.grant("user0028@shop.test", "424213", reason="by another hand")
+        await driver.sees(words)
+        assert rows.current.id == current.id
+
+
+async def test_a_list_waits_while_a_filter_is_typed(
+    crowd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = _crowd(crowd, 3)
+    monkeypatch.setattr("tui.screens.listed.Listed.poll_s", 0.1)
+    async with screens(crowd) as driver:
+        await driver.press("4")
+        await driver.loaded("entries")
+        await driver.press("slash", "3")
+        admin.credits.grant("user0002@shop.test", "1", reason="meanwhile")
+        await driver.pilot.pause(0.5)
+        assert "+1.00" not in driver.text.splitlines()[4]
+        await driver.press("backspace", "escape")
+        await driver.until(lambda: "+1.00" in driver.text.splitlines()[4], "the new entry")
+
+
+async def test_a_key_reads_a_list_again_at_once(crowd: Path) -> None:
+    admin = _crowd(crowd, 3)
+    async with screens(crowd) as driver:
+        for key, table in (("2", "users"), ("4", "entries"), ("5", "acts")):
+            await driver.press(key)
+            rows = await driver.loaded(table)
+            before = list(rows.items)
+            await driver.sees("^r\N{NO-BREAK SPACE}Refresh")
+            admin.credits.grant("user0002@shop.test", "1", reason="meanwhile")
+            await driver.press("ctrl+r")
+            await driver.until(lambda b=before, r=rows: r.items != b, "the grant")

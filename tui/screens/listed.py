@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from textual.binding import Binding, BindingType
+from textual.widgets import Input
+
 from sellapi.admin.service import Admin
 from tui.messages import NeedMore
 from tui.screens.page import Page
@@ -31,11 +34,15 @@ class _Found:
 class Listed(Page):
     """A table of a list too long to be read at once. Subclasses give it and `reader`.
 
-    Coming back and an act read again only what is in sight, and put it among what is
+    Coming back, an act and the poll read again only what is in sight, and put it among what is
     loaded. Where that does not fit together, the list is read from its top until the row under the
     cursor is found: an act must not be offered on another row than the one looked at.
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+r", "refresh_now", "Refresh", key_display="^r"),
+    ]
+    poll_s = 5.0
     rows_id: ClassVar[str] = ""
     page: ClassVar[int] = 100
 
@@ -152,3 +159,11 @@ class Listed(Page):
                 self.counted()
 
         self.ask(lambda admin: read(admin, after, self.page), add, group="more")
+
+    def _tick(self) -> None:
+        if not isinstance(self.focused, Input):  # what is typed in a field is not yet asked for
+            super()._tick()
+
+    def action_refresh_now(self) -> None:
+        """Not at the next look: now."""
+        self.look_again()

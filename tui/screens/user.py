@@ -108,7 +108,6 @@ class UserPage(Listed):
         Binding("B", "app.act('packs.refund')", "Refund pack"),
         Binding("u", "use", "Keys/use"),
     ]
-    poll_s = 5.0
     rows_id = "user-entries"
 
     def __init__(self, who: str) -> None:
