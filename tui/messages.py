@@ -19,7 +19,7 @@ class Chosen(Message):
 
 @dataclass
 class Moved(Message):
-    """The cursor of a table went to another row."""
+    """The cursor of a table went to another row; ``item`` is None when there is none left."""
 
     table: str
     item: object

@@ -279,3 +279,64 @@ async def test_a_key_reads_a_list_again_at_once(crowd: Path) -> None:
             admin.credits.grant("user0002@shop.test", "1", reason="meanwhile")
             await driver.press("ctrl+r")
             await driver.until(lambda b=before, r=rows: r.items != b, "the grant")
+
+
+# -- filters -----------------------------------------------------------------------------------
+
+
+async def test_a_filter_left_by_esc_or_tab_is_what_is_listed_and_exported(crowd: Path) -> None:
+    _crowd(crowd, 30)
+    async with screens(crowd) as driver:
+        await driver.press("4")
+        rows = await driver.loaded("entries")
+        await driver.press("slash")
+        await driver.type("user0007@shop.test")
+        await driver.press("escape")
+        await driver.until(lambda: len(rows.items) == 1, "one user's entry")
+        assert rows.items[0].user == "user0007@shop.test"
+        assert driver.app.screen.context().filters == {"user": "user0007@shop.test"}
+        await driver.press("slash")
+        await driver.type("user0008@shop.test")
+        await driver.press("tab")
+        await driver.until(lambda: rows.items[0].user == "user0008@shop.test", "another's")
+        assert driver.app.screen.context().filters == {"user": "user0008@shop.test"}
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "why"),
+    [("user", "nobody", "there is no user nobody"), ("since", "yesterday", "'yesterday'")],
+)
+async def test_a_refused_filter_lists_nothing_and_says_why(
+    crowd: Path, monkeypatch: pytest.MonkeyPatch, field: str, typed: str, why: str
+) -> None:
+    _crowd(crowd, 30)
+    monkeypatch.setattr("tui.screens.listed.Listed.poll_s", 0.1)
+    async with screens(crowd) as driver:
+        await driver.press("4")
+        rows = await driver.loaded("entries")
+        driver.app.screen.query_one(f"#filter-{field}").focus()
+        await driver.type(typed)
+        await driver.press("enter")
+        await driver.sees(why)
+        assert rows.items == []
+        await driver.pilot.pause(0.5)
+        assert len(driver.app._notifications) == 1  # not again at every look
+        await driver.press("c")
+        await driver.until(lambda: len(rows.items) == 30, "every entry")
+        assert why not in driver.text
+
+
+async def test_a_filter_refused_later_lists_nothing_too(crowd: Path) -> None:
+    """Another operator changes the e-mail that is filtered by."""
+    admin = _crowd(crowd, 30)
+    async with screens(crowd) as driver:
+        await driver.press("4")
+        rows = await driver.loaded("entries")
+        await driver.press("slash")
+        await driver.type("user0007@shop.test")
+        await driver.press("enter")
+        await driver.until(lambda: len(rows.items) == 1, "one user's entry")
+        admin.users.set("user0007@shop.test", email="other@shop.test")
+        await driver.press("ctrl+r")
+        await driver.sees("there is no user user0007@shop.test")
+        assert (rows.items, driver.toasts) == ([], "")

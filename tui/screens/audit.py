@@ -64,9 +64,9 @@ class Audit(Browse):
 
     def on_moved(self, event: Moved) -> None:
         event.stop()
-        if isinstance(event.item, AuditRow):
-            words = _change(event.item, self.app.current_theme)
-            self.query_one("#change-words", Static).update(words)
+        row = event.item
+        words = _change(row, self.app.current_theme) if isinstance(row, AuditRow) else ""
+        self.query_one("#change-words", Static).update(words)
 
     def _user_id(self, item: Any) -> str | None:
         if isinstance(item, AuditRow) and item.target.startswith("user:"):

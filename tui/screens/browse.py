@@ -22,6 +22,11 @@ class Browse(Listed):
 
     page = 200
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters: dict[str, str] = {}
+        """What is listed, by filter name, and so what an export is of."""
+
     def filter_fields(self) -> ComposeResult:
         """Inputs and selects, each with its filter's name as id ``filter-NAME``."""
         raise NotImplementedError
@@ -45,8 +50,7 @@ class Browse(Listed):
     def on_mount(self) -> None:
         self.rows.focus()
 
-    def filters(self) -> dict[str, str]:
-        """What is filled in, by filter name."""
+    def _filled_in(self) -> dict[str, str]:
         found = {}
         for widget in self.query("#filters Input, #filters Select"):
             name = (widget.id or "").removeprefix("filter-")
@@ -57,29 +61,40 @@ class Browse(Listed):
         return found
 
     def context(self) -> Context:
-        return Context(filters=self.filters())
+        return Context(filters=self.filters)
 
     # -- asking --------------------------------------------------------------------------------
 
     def reader(self) -> Read:
-        filters = self.filters()
+        filters = self.filters
         return lambda admin, before, limit: self.fetch(admin, filters, before, limit)
 
     def counted(self) -> None:
         more = "+" if self._more else ""
         self.query_one("#count", Static).update(f"{len(self.rows.items):,}{more}")
 
+    def apply(self) -> None:
+        """List what the fields say, if they say something else than what is listed."""
+        filters = self._filled_in()
+        if filters != self.filters:
+            self.filters = filters
+            self.begin()
+
     # -- keys ----------------------------------------------------------------------------------
 
     def leave_field(self) -> None:
+        self.apply()
         self.rows.focus()
 
     def on_input_submitted(self) -> None:
-        self.begin()
         self.leave_field()
 
+    def on_input_blurred(self) -> None:
+        if self.app.app_focus:  # another window of the terminal does not end the typing
+            self.apply()
+
     def on_select_changed(self) -> None:
-        self.begin()
+        self.apply()
 
     def action_filter(self) -> None:
         """Into the first filter."""
@@ -92,4 +107,4 @@ class Browse(Listed):
                 widget.value = ""
             elif isinstance(widget, Select):
                 widget.clear()
-        self.begin()
+        self.apply()

@@ -76,7 +76,7 @@ class Ledger(Browse):
             user=entry.user,
             request=entry.request_id or "",
             entry=entry.id if entry.kind == "sale" else None,
-            filters=self.filters(),
+            filters=self.filters,
         )
 
     def action_user(self) -> None:

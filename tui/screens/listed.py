@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
 from sellapi.admin.service import Admin
+from sellapi.errors import Refused, UsageError
 from tui.messages import NeedMore
 from tui.screens.page import Page
 from tui.widgets.rows import Rows
@@ -22,13 +23,16 @@ FURTHER = 5_000
 """Rows looked through for one that moved down the list. Then it counts as gone: a screen that
 reads on for seconds is of less use than one that shows the rows beside it."""
 
+_REFUSED = (Refused, UsageError)
+
 
 @dataclass(frozen=True)
 class _Found:
-    """Rows from the top, and whether others follow."""
+    """Rows from the top, whether others follow; or why the shop refuses to list any."""
 
-    items: Sequence[Any]
-    more: bool
+    items: Sequence[Any] = ()
+    more: bool = False
+    refusal: Refused | UsageError | None = None
 
 
 class Listed(Page):
@@ -87,13 +91,21 @@ class Listed(Page):
         if at_end:  # what came below is not in sight, and nothing else would tell of it
             count += self.page
         read, above = self.reader(), self.place(rows.items[first - 1]) if first else None
-        self.ask(
-            lambda admin: read(admin, above, count),
-            lambda found: self._put(found, first, whole=at_end or len(found) < count,
-                                    more=len(found) == count),
-            group="list",
-            latest=True,
-        )  # fmt: skip
+
+        def call(admin: Admin) -> Sequence[Any] | None:
+            try:
+                return read(admin, above, count)
+            except _REFUSED:  # now, while it was not before: all there is to show is why
+                return None
+
+        def put(found: Sequence[Any] | None) -> None:
+            if found is None:
+                self._from_top()
+            else:
+                self._put(found, first, whole=at_end or len(found) < count,
+                          more=len(found) == count)  # fmt: skip
+
+        self.ask(call, put, group="list", latest=True)
 
     def _put(self, found: Sequence[Any], first: int, *, whole: bool, more: bool) -> None:
         """What is in sight, below what is loaded above it and, but for ``whole``, above the rest."""
@@ -126,22 +138,27 @@ class Listed(Page):
             held = key_of(self.rows.current)
 
         def call(admin: Admin) -> _Found:
-            items = found = list(read(admin, None, count))
-            limit = count
-            while held is not None and held not in map(key_of, found) and len(found) == limit:
-                if len(items) >= count + FURTHER:
-                    return _Found(items[:count], more=True)
-                limit = self.page
-                found = list(read(admin, place(items[-1]), limit))
-                items = items + found
+            try:
+                items = found = list(read(admin, None, count))
+                limit = count
+                while held is not None and held not in map(key_of, found) and len(found) == limit:
+                    if len(items) >= count + FURTHER:
+                        return _Found(items[:count], more=True)
+                    limit = self.page
+                    found = list(read(admin, place(items[-1]), limit))
+                    items = items + found
+            except _REFUSED as refusal:
+                return _Found(refusal=refusal)
             return _Found(items, len(found) == limit)
 
         self.ask(call, self._begun, group="list", latest=True)
 
     def _begun(self, found: _Found) -> None:
         anew, self._anew = self._anew, False
+        if found.refusal is not None and anew:  # told once, not at every look
+            self.shop.tell_error(found.refusal)
         self._more = found.more
-        self.rows.show(found.items, anew=anew)
+        self.rows.show(found.items, anew=anew, refusal=str(found.refusal or ""))
         self.counted()
 
     def on_need_more(self, event: NeedMore) -> None:

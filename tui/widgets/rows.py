@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any, ClassVar
 
+from rich.segment import Segment
 from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.strip import Strip
 from textual.theme import Theme
 from textual.widgets import DataTable
 
@@ -70,6 +73,7 @@ class Rows(DataTable[Text]):
         self._spec = tuple(columns)
         self.key_of = key
         self._empty = empty
+        self._refusal = ""
         self._follow = follow
         self._items: list[Any] = []
         self._shown: list[tuple[Cell, ...]] = []
@@ -101,15 +105,15 @@ class Rows(DataTable[Text]):
         """Whether the cursor stays on the first row, whichever that is."""
         return self._follow and self.cursor_row <= 0
 
-    def show(self, items: Sequence[Any], *, anew: bool = False) -> None:
+    def show(self, items: Sequence[Any], *, anew: bool = False, refusal: str = "") -> None:
         """Show these; cursor and scroll stay with their row, or with the next one that still is.
 
         With ``follow`` a cursor on the first row stays on the first row: news come there. ``anew``:
-        another list, from its top.
+        another list, from its top. ``refusal``: why there is none, said in its place.
         """
-        if not self._told:  # until then an empty table has nothing to say
-            self._told = True
-            self.refresh()
+        if not self._told or refusal != self._refusal:
+            self._told, self._refusal = True, refusal
+            self.refresh()  # until it was told, an empty table has nothing to say
         items = list(items)
         known = {id(item): cells for item, cells in zip(self._items, self._shown, strict=True)}
         cells = [known.get(id(item)) or self._cells(item) for item in items]
@@ -168,6 +172,7 @@ class Rows(DataTable[Text]):
         for item, texts in zip(self._items, cells, strict=True):
             self._add(item, texts)
         if not self._items:
+            self.post_message(Moved(self.id or "", None))
             return
         self.move_cursor(row=row, animate=False, scroll=False)
         self.scroll_to(y=line, animate=False, immediate=True)
@@ -240,13 +245,11 @@ class Rows(DataTable[Text]):
     def render_line(self, y: int) -> Any:
         """The empty table says what to do instead of showing nothing."""
         strip = super().render_line(y)
-        if self._told and not self._items and y == 1 and self._empty:
-            from rich.segment import Segment
-            from textual.strip import Strip
-
-            style = self.rich_style
-            words = fit("  " + self._empty, max(1, self.size.width))
-            return Strip([Segment(words, style)], len(words))
+        if self._told and not self._items and y >= 1:
+            width = max(8, self.size.width)
+            lines = wrap(plain(self._refusal or self._empty), width - 4)
+            if y <= len(lines):
+                return Strip([Segment(fit("  " + lines[y - 1], width), self.rich_style)], width)
         return strip
 
     # -- acts ----------------------------------------------------------------------------------
