@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import orjson
@@ -25,6 +25,9 @@ __all__ = [
     "shorten",
 ]
 
+SHORT_BYTES = 2_000
+"""Most bytes of a field that is a number, a word or a few of them: each element of a list that is wrong
+costs a report of its own."""
 Limit = Annotated[int, Field(ge=1, le=2**31)]
 
 
@@ -32,11 +35,16 @@ class Fields(BaseModel):
     """Common to all requests. ``read`` decodes just these keys from the raw values."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    long: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may be longer than `SHORT_BYTES`."""
 
     @classmethod
     def read(cls, fields: dict[str, msgspec.Raw]) -> Any:
         """Validate; raises `InvalidRequest` naming the first wrong field."""
         known = cls.model_fields
+        for name in known:
+            if name in fields and name not in cls.long and len(bytes(fields[name])) > SHORT_BYTES:
+                raise InvalidRequest(f"The field '{name}' is far too long.", param=name)
         try:
             values = {k: orjson.loads(bytes(fields[k])) for k in known if k in fields}
             return cls.model_validate(values)
@@ -99,6 +107,7 @@ class EmbeddingFields(Fields):
 
 
 class ImageFields(Fields):
+    long = frozenset(("prompt",))
     prompt: Annotated[str, Field(min_length=1, max_length=32_000)]
     n: Annotated[int, Field(ge=1, le=10)] | None = None
     size: Annotated[str, Field(max_length=32)] | None = None
@@ -135,6 +144,14 @@ _HALF_A_PAIR = re.compile(
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})(?<!\\)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 """A surrogate without its other half, as JavaScript's JSON.stringify writes one."""
+_PLACE = re.compile(r"\(byte (\d+)\)")
+
+
+def _half_a_pair(body: bytes, complaint: str) -> re.Match[bytes] | None:
+    """Half a character where the decoder stumbled, or near the end, where it calls that truncated."""
+    place = _PLACE.search(complaint)
+    at = len(body) if place is None else int(place[1])
+    return _HALF_A_PAIR.search(body, max(0, at - 40), at + 40)
 
 
 def _refuse_many_fields(body: bytes) -> None:
@@ -168,7 +185,7 @@ def decode_body(body: bytes) -> dict[str, msgspec.Raw]:
     except msgspec.ValidationError:
         raise InvalidRequest('The body must be a JSON object, for example {"model": …}.') from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        if cut := _HALF_A_PAIR.search(body):
+        if cut := _half_a_pair(body, str(error)):
             raise InvalidRequest(
                 f"The body holds {cut[0].decode()}, one half of a character (an emoji, say, that was "
                 "cut in two): send whole characters."

@@ -276,6 +276,23 @@ async def test_bodies_made_to_keep_the_parser_busy_are_refused_by_name(tmp_path)
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, "input")
 
 
+async def test_what_is_wrong_a_million_times_is_refused_at_once(tmp_path):
+    """Each element that is wrong would get a report of its own."""
+    async with open_front(tmp_path, tier="pro") as front:
+        head = b'{"model": "%b", "messages": [{"role": "user", "content": "Hi"}], ' % CHAT.encode()
+        for name, value in (
+            (b"modalities", b"[" + b"0," * 1_000_000 + b"0]"),
+            (b"stream_options", b'{"a": [' + b"[]," * 1_000_000 + b"[]]}"),
+        ):
+            async with asyncio.timeout(2):
+                reply = await front.post("/chat/completions", head + b'"%b": %b}' % (name, value))
+            error = reply.json()["error"]
+            assert (reply.status_code, error["param"]) == (400, name.decode())
+        escapes = b'{"model": "' + b"\\u0041" * 2_000_000
+        async with asyncio.timeout(2):
+            assert (await front.post("/chat/completions", escapes)).status_code == 400
+
+
 async def test_a_large_prompt_of_text_or_images_is_no_abuse(tmp_path):
     async with open_front(tmp_path, grant=10_000_000, tier="pro") as front:
         text = 'a "quoted" {word}, and more\n' * 40_000
