@@ -157,7 +157,7 @@ def _addition(item: _Listed, provider: str) -> ImportChange:
 def apply(
     admin: Admin, found: ImportPlan, progress: Callable[[int, int], None] | None = None
 ) -> ImportPlan:
-    """Apply a plan: all of its changes, or none."""
+    """Make a plan's changes (`Models.apply`)."""
     admin.models.apply(found.changes, progress)
     return replace(found, applied=True)
 

@@ -231,8 +231,8 @@ def import_(
 ) -> None:
     """Compare a price list (OpenRouter's /models, LiteLLM's price map) and apply the difference.
 
-    Never deletes; old prices stay as versions. What cannot be applied is told and skipped, the rest
-    is applied whole or not at all. Without --yes and without a terminal it only shows the difference.
+    Never deletes; old prices stay as versions. What cannot be applied is told and skipped.
+    Without --yes and without a terminal it only shows the difference.
     """
     import sys
 

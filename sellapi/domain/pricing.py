@@ -146,15 +146,16 @@ class Prices:
         long = (self.long_input, self.long_output, self.long_cache_read, self.long_cache_write)
         return self.long_context is None and any(price is not None for price in long)
 
-    def carried(self, before: Prices, now: Prices) -> Prices:
-        """This version, scheduled upon ``before``, when ``now`` stands there instead.
+    def differing(self, other: Prices) -> set[str]:
+        """The names of what is not the same."""
+        names = {f.name for f in fields(self)}
+        return {n for n in names if getattr(self, n) != getattr(other, n)}
 
-        What it changed itself stays, the rest follows. (A price it set to what stood there already
-        cannot be told from one it left alone.)
+    def carried(self, given: set[str], now: Prices) -> Prices:
+        """This version, scheduled for a day, when ``now`` stands before it: what it was ``given``
+        stays, the rest follows.
         """
-        names = [f.name for f in fields(self)]
-        mine = {n: getattr(self, n) for n in names if getattr(self, n) != getattr(before, n)}
-        found = replace(now, **mine)
+        found = replace(now, **{name: getattr(self, name) for name in given})
         if found.wants_step:
             found = replace(found, long_context=self.long_context or now.long_context)
         return found

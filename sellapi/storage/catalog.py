@@ -173,9 +173,28 @@ def _last_by_start(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({row["effective_at"]: row for row in rows}.values())
 
 
-def prices_after(tx: Tx, model_id: int, at: int) -> list[dict[str, Any]]:
-    """The versions that take over after a time, the first to take effect first."""
-    return _last_by_start([r for r in price_versions(tx, model_id) if r["effective_at"] > at])
+def prices_after(tx: Tx, model_id: int, at: int) -> list[tuple[int, Prices, set[str]]]:
+    """``(begin, prices, what the day was given)`` of the versions that take over after a time.
+
+    A version is a copy of all prices. Given is what differed, in any version of that day, from what
+    was to hold before it when that version was written; so it stays given when both become the same
+    for a while. (A price that was given as it stood cannot be told from one left alone.)
+    """
+    rows = price_versions(tx, model_id)
+    coming = []
+    for last in _last_by_start([r for r in rows if r["effective_at"] > at]):
+        begin = last["effective_at"]
+        given: set[str] = set()
+        for version in (r for r in rows if r["effective_at"] == begin):
+            known = [r for r in rows if r["effective_at"] < begin and r["id"] < version["id"]]
+            before = _read(known[-1]) if known else Prices()
+            given |= _read(version).differing(before)
+        coming.append((begin, _read(last), given))
+    return coming
+
+
+def _read(row: dict[str, Any]) -> Prices:
+    return Prices.from_json(json.loads(row["prices"]))
 
 
 def prices_at(tx: Tx, model_id: int, at: int) -> Prices:

@@ -196,6 +196,16 @@ def test_a_scheduled_price_changes_on_its_day_only_what_it_was_given(admin):
     assert told[:2] == [["2027-03-01"], ["2027-01-01", "2027-03-01"]]
 
 
+def test_a_scheduled_price_stays_although_the_price_was_the_same_for_a_while(admin):
+    slug, prices = "acme/large", {"input": "3", "output": "9"}
+    admin.models.add(slug, mode="chat", provider="openai", prices=prices)
+    admin.models.set(slug, prices={"input": "5"}, start="2027-01-01")
+    admin.models.set(slug, prices={"input": "5"})  # the day was forgotten
+    admin.models.set(slug, prices={"input": "3"})
+    admin.models.set(slug, prices={"output": "10"})
+    assert prices_on(admin, slug, "2027-01-01") == [{"input": "5", "output": "10"}]
+
+
 def test_a_long_step_that_ends_now_still_begins_on_its_day(admin):
     slug = "openai/gpt-5.4"
     longs = ("long_input", "long_output", "long_cached_input")
