@@ -98,13 +98,10 @@ class Model:
 
     @property
     def output_limit(self) -> int:
-        """Most tokens of an answer. Where the operator has not said it, it is assumed, no more than half
-        of the context, and the provider is told (`Priced.bounded`).
+        """Most tokens of an answer; where the operator has not said it, it is assumed, and the provider
+        is told (`Priced.bounded`).
         """
-        assumed = DEFAULT_MAX_OUTPUT
-        if self.context_length is not None:
-            assumed = max(1, min(assumed, self.context_length // 2))
-        return self.max_output or assumed
+        return self.max_output or DEFAULT_MAX_OUTPUT
 
     @property
     def context_limit(self) -> int:

@@ -80,7 +80,8 @@ def price_demand(model: Model, demand: Demand, available: int) -> Priced:
     With a limit stated by the client it is that many tokens, whether affordable or not. With none
     it is the model's maximum, but no more than a quarter of what is available, and never below
     min(maximum, 4,096; reasoning 16,384) while available covers that; when it does not, what is
-    affordable. The caller refuses when ``hold > available`` or the bound is below `least_output`.
+    affordable. A maximum that is only assumed is no more than the context leaves for it, where that is
+    known. The caller refuses when ``hold > available`` or the bound is below `least_output`.
     """
     if model.mode != "chat":
         return Priced(_hold(model, demand, 0), None, bounded=False)
@@ -88,6 +89,11 @@ def price_demand(model: Model, demand: Demand, available: int) -> Priced:
     if demand.stated_output is not None:
         limit = min(demand.stated_output, most)
         return Priced(_hold(model, demand, limit), limit, bounded=False)
+    if model.max_output is None and model.context_length is not None:
+        # It will be stated, and a provider refuses a limit that the prompt leaves no room for.
+        context = model.context_length
+        room = max(context - demand.prompt.total_input, min(UNSTATED_FLOOR, context // 2), 1)
+        most = min(most, room)
     floor = min(most, UNSTATED_FLOOR_REASONING if model.reasoning else UNSTATED_FLOOR)
     limit = bound_output(model, demand, available // 4, most)
     if limit < floor:

@@ -47,6 +47,7 @@ _CACHE_KEY_MAX = 64
 
 _DRAWS = re.compile(r"image|dall-e|imagen|stable-?diffusion|sdxl|flux", re.IGNORECASE)
 """Ids of models of images, as far as a name tells; only `probe` asks."""
+_THINKING = re.compile(r"(?i)(?!reasoning_effort\Z)(reason|think|template|budget|extra)")
 _FILE_ID = re.compile(rb'"file_id"\s*:\s*(?!null)')
 """Exact for a key spelled plainly: inside a JSON string its quotes are escaped."""
 _SENT_BACK = re.compile(
@@ -224,7 +225,12 @@ def _limit(out: dict[str, msgspec.Raw], job: Job) -> None:
 
 
 def _thinks(out: Mapping[str, msgspec.Raw], job: Job) -> bool:
-    """Whether the model may think, by the effort that is asked for (wire notes 1.3)."""
+    """Whether the model may think, by the effort that is asked for (wire notes 1.3).
+
+    Compatible providers have switches of their own beside it (``reasoning``, ``enable_thinking``, …).
+    """
+    if not job.quirks.hidden_thoughts or any(map(_THINKING.search, out)):
+        return True
     if not _given(out, "reasoning_effort"):
         return job.quirks.openai.thinks_unasked
     return bool(_value(out["reasoning_effort"], "reasoning_effort") != "none")

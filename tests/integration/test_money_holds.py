@@ -151,18 +151,30 @@ async def test_with_credits_for_it_the_models_own_maximum_is_not_stated(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("context", "limit"), [(None, 16_384), (1_000_000, 16_384), (8_192, 4_096)]
+    ("context", "prompt", "least", "most"),
+    [
+        (None, 10, 16_384, 16_384),
+        (1_000_000, 10, 16_384, 16_384),
+        (8_192, 10, 8_100, 8_180),
+        (32_768, 60_000, 4_096, 12_768),
+        (32_768, 400_000, 4_096, 4_096),
+        (2_000, 4_000, 1_000, 1_000),
+    ],
 )
 async def test_a_maximum_nobody_told_is_assumed_and_stated(
-    tmp_path: Path, context: int | None, limit: int
+    tmp_path: Path, context: int | None, prompt: int, least: int, most: int
 ) -> None:
-    """Else one answer could cost many times what was held for it."""
+    """Else one answer could cost many times what was held for it; but prompt and limit must fit."""
     async with open_front(tmp_path, grant=1_000_000) as front:
         front.shop.model("test/new", front.provider, context_length=context)
-        answer = await front.chat(model="test/new")
+        words = [{"role": "user", "content": "word " * (prompt // 5)}]
+        answer = await front.chat(model="test/new", messages=words)
+        limit = front.fake.requests[-1].body["max_tokens"]
+        assert least <= limit <= most
         assert answer.headers["x-sellapi-max-tokens"] == str(limit)
-        assert front.fake.requests[-1].body["max_tokens"] == limit
         assert last(front)["hold"] >= limit * 200_000
+        await front.chat(model="test/new", messages=words, max_tokens=6_000)
+        assert front.fake.requests[-1].body["max_tokens"] == 6_000  # the client's own choice
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,13 @@ def test_whether_the_model_thinks_is_known_by_the_effort(upstream_id, effort, th
     assert out.thinks is thinks
 
 
+@pytest.mark.parametrize("name", ["reasoning", "Reasoning", "enable_thinking", "thinking"])
+def test_another_switch_for_thinking_may_have_turned_it_on(name):
+    """As compatible providers have: what they understand is not known here."""
+    for body in ({name: {"effort": "high"}}, {name: True, "reasoning_effort": "none"}):
+        assert OpenAIAdapter().encode(openai_job(upstream_id="gpt-5.1", body=body)).thinks
+
+
 def test_tools_switch_thinking_off_where_openai_wants_it_so():
     job = openai_job(upstream_id="gpt-5.5", body={"tools": TOOLS}, native=True)
     assert not OpenAIAdapter().encode(job).thinks
