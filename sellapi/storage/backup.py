@@ -67,7 +67,7 @@ def new_file(target: Path) -> Iterator[Path]:
     Nothing is overwritten, and nothing stays of what failed.
     """
     for side in ("", *_SIDE_FILES):  # a WAL left there would be replayed into the new file
-        if Path(f"{target}{side}").exists():
+        if os.path.lexists(f"{target}{side}"):
             raise Refused(
                 f"{target}{side} exists, and nothing is overwritten: remove it, or name another"
             )
@@ -75,6 +75,7 @@ def new_file(target: Path) -> Iterator[Path]:
         raise Refused(f"there is no directory {target.parent}")
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
     try:
+        remove(part)  # of one that was killed and had our number
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         try:
             yield part
