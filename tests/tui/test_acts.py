@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import time
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from sellapi.admin.service import Admin
 from sellapi.domain.credits import MICRO, format_credits
 from tests.tui.stage import LARGE, SMALL, Driver, screens
 from tui.acts import ACTS
-from tui.acts.act import Context
+from tui.acts.act import Context, Field, FormSpec, Line
 from tui.screens.form import Form
 from tui.screens.page import Page
 from tui.screens.pages import MODES, PAGES
@@ -841,3 +842,31 @@ async def test_a_key_is_found_by_its_number_when_none_is_looked_at(
         await driver.press("y")
         await driver.told("is revoked")
     assert admin.keys.show(key.id).status == "revoked"
+
+
+async def test_what_is_typed_while_a_review_is_made_is_reviewed_and_done(shop: Path) -> None:
+    done: list[str] = []
+
+    def preview(_admin: Admin, values: dict[str, str]) -> list[Line]:
+        time.sleep(0.3)
+        return [Line("credits", values["credits"])]
+
+    def act(_admin: Admin, values: dict[str, str]) -> bool:
+        done.append(values["credits"])
+        return True
+
+    spec: FormSpec[bool] = FormSpec(
+        title="Take",
+        verb="Take",
+        fields=(Field("credits", "Credits", "1"),),
+        preview=preview,
+        act=act,
+    )
+    async with screens(shop) as driver:
+        await driver.app.push_screen(Form(spec))
+        await driver.pilot.press("end", "enter")
+        await driver.pilot.press("0")
+        await driver.sees("y yes", "credits  10")
+        await driver.press("y")
+        await driver.until(lambda: bool(done), "the act")
+    assert done == ["10"]

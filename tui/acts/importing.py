@@ -40,8 +40,7 @@ def _words(prices: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in prices.items())
 
 
-def _preview(admin: Admin, values: Values) -> list[Line]:
-    found = _plan(admin, values)
+def _preview(found: ImportPlan) -> list[Line]:
     if not found.changes:
         raise UsageError(f"nothing to change: {found.unchanged} models are as the list says")
     new = sum(c.act == "add" for c in found.changes)
@@ -57,6 +56,12 @@ def _preview(admin: Admin, values: Values) -> list[Line]:
 
 async def import_prices(stage: Stage, at: Context) -> None:
     providers = await stage.fetch(lambda admin: admin.providers.list())
+    reviewed: list[ImportPlan] = []
+
+    def preview(admin: Admin, values: Values) -> list[Line]:
+        reviewed[:] = [_plan(admin, values)]
+        return _preview(reviewed[0])
+
     done = await stage.fill(
         FormSpec(
             title="Import prices",
@@ -69,8 +74,8 @@ async def import_prices(stage: Stage, at: Context) -> None:
                 Field("only", "Only", hint="ids that begin so, e.g. openai/"),
                 Field("new", "Add new ones", "yes", flag=True),
             ),
-            preview=_preview,
-            act=lambda admin, v: importer.apply(admin, _plan(admin, v)),
+            preview=preview,
+            act=lambda admin, _: importer.apply(admin, reviewed[0]),  # the file may be another now
         )
     )  # fmt: skip
     if done is not None:

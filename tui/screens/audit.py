@@ -49,7 +49,7 @@ class Audit(Browse):
         yield Input(placeholder="since: 7d", id="filter-since", compact=True)
 
     def table(self) -> Rows:
-        return Rows(COLUMNS, key=lambda a: str(a.id), id="acts", follow=True, empty="No such act.")
+        return Rows(COLUMNS, key=lambda a: str(a.id), id="acts", empty="No such act.")
 
     def body(self) -> ComposeResult:
         yield from super().body()
@@ -75,7 +75,7 @@ class Audit(Browse):
 
     def action_user(self) -> None:
         """The user an act was done on."""
-        user = self._user_id(self.rows.current)
+        user = self._user_id(self.current)
         if user is not None:
             self.shop.open_page("user", user)
 

@@ -45,6 +45,8 @@ class Form(ModalScreen[Any]):
         self.spec = spec
         self.confirming = not spec.fields
         self._busy = False
+        self._reviewed: Values = {}
+        """What the question is about, and what is done when it is answered."""
 
     # -- what it shows -------------------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class Form(ModalScreen[Any]):
         """Review, or do it."""
         if self._busy:
             return
-        values = self.values()
+        values = self._reviewed if self.confirming else self.values()
         missing = [f for f in self.spec.fields if f.required and not values[f.name]]
         if missing:
             self.refuse(f"{missing[0].label}: this is needed")
@@ -217,7 +219,11 @@ class Form(ModalScreen[Any]):
         try:
             if spec.preview is not None and not self.confirming:
                 preview = spec.preview
-                lines = list(await link.call(lambda admin: preview(admin, values)))
+                lines: list[Line] = []
+                while self._reviewed != values or not lines:  # more may be typed meanwhile
+                    self._reviewed = values
+                    lines = list(await link.call(lambda admin: preview(admin, self._reviewed)))
+                    values = self.values()
                 self.confirming = True
                 self._stage(lines)
                 self._answer().focus()

@@ -56,9 +56,7 @@ class Ledger(Browse):
         yield Input(placeholder="since: 24h, 2026-11-01", id="filter-since", compact=True)
 
     def table(self) -> Rows:
-        return Rows(
-            COLUMNS, key=lambda e: str(e.id), id="entries", follow=True, empty="No such entry."
-        )
+        return Rows(COLUMNS, key=lambda e: str(e.id), id="entries", empty="No such entry.")
 
     def fetch(
         self, admin: Admin, filters: dict[str, str], before: int | None, limit: int
@@ -66,7 +64,7 @@ class Ledger(Browse):
         return admin.ledger.entries(**filters, before=before, limit=limit)  # type: ignore[arg-type]
 
     def _entry(self) -> Any:
-        return self.rows.current
+        return self.current
 
     def context(self) -> Context:
         entry = self._entry()
@@ -87,6 +85,8 @@ class Ledger(Browse):
 
     def on_chosen(self, event: Chosen) -> None:
         event.stop()
+        if self.current is None:
+            return
         if isinstance(event.item, Entry) and event.item.request_id:
             self.shop.open_page("request", event.item.request_id)
         else:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.widgets import Input
 
 from sellapi.admin.service import Admin
 from sellapi.errors import Refused, UsageError
@@ -73,6 +72,11 @@ class Listed(Page):
         """The table."""
         return self.query_one(f"#{self.rows_id}", Rows)
 
+    @property
+    def current(self) -> Any | None:
+        """What acts are offered on: the row under the cursor; none while another list is asked for."""
+        return None if self._anew else self.rows.current
+
     # -- asking --------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -126,6 +130,11 @@ class Listed(Page):
         if key_of(rows.current) not in map(key_of, items):
             self._from_top()
             return
+        if len(items) != len(rows.items):
+            # A table is built anew for each row that comes: what is far below is read again when needed.
+            end = max(first + len(found), rows.cursor_row + 1) + self.page
+            self._more = self._more or len(items) > end
+            items = items[:end]
         rows.show(items)
         self.counted()
 
@@ -176,10 +185,6 @@ class Listed(Page):
                 self.counted()
 
         self.ask(lambda admin: read(admin, after, self.page), add, group="more")
-
-    def _tick(self) -> None:
-        if not isinstance(self.focused, Input):  # what is typed in a field is not yet asked for
-            super()._tick()
 
     def action_refresh_now(self) -> None:
         """Not at the next look: now."""

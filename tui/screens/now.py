@@ -194,7 +194,7 @@ class Now(Page):
             yield Input(placeholder="filter: an e-mail, or part of model or outcome",
                         id="tail-filter", compact=True)  # fmt: skip
             yield Rows(
-                TAIL_COLUMNS, key=lambda r: str(r.id), id="tail", follow=True,
+                TAIL_COLUMNS, key=lambda r: str(r.id), id="tail", follow="always",
                 empty="No request yet: they appear here as they come.",
             )  # fmt: skip
 

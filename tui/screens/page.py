@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Input
+from textual.widgets import Input, Select
 
 from sellapi.admin.service import Admin
 from sellapi.errors import StorageError
@@ -82,7 +82,7 @@ class Page(Screen[None]):
 
     def action_back(self) -> None:
         """Esc: out of a field, then back to the screen before."""
-        if isinstance(self.focused, Input):
+        if isinstance(self.focused, Input | Select):
             self.leave_field()
         elif len(self.app.screen_stack) > 1 and self.app.screen is self:
             self.app.pop_screen()

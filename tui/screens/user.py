@@ -131,7 +131,7 @@ class UserPage(Listed):
         with Vertical(classes="panel", id="user-ledger") as panel:
             panel.border_title = "Ledger"
             yield Rows(
-                ENTRY_COLUMNS, key=lambda e: str(e.id), id="user-entries", follow=True,
+                ENTRY_COLUMNS, key=lambda e: str(e.id), id="user-entries", follow="unfocused",
                 empty="No entry yet.",
             )  # fmt: skip
 
@@ -214,7 +214,7 @@ class UserPage(Listed):
 
     def context(self) -> Context:
         key = self.query_one("#user-key-rows", Rows).current
-        entry = self.rows.current
+        entry = self.current
         sale = None if entry is None or entry.kind != "sale" else entry.id
         return Context(
             user=self._email or self._who, key=None if key is None else key.id, entry=sale

@@ -112,7 +112,7 @@ class Users(Listed):
     # -- acts ----------------------------------------------------------------------------------
 
     def context(self) -> Context:
-        user = self.rows.current
+        user = self.current
         return Context(user="" if user is None else user.email)
 
     def leave_field(self) -> None:
@@ -135,7 +135,7 @@ class Users(Listed):
 
     def action_open(self) -> None:
         """The user under the cursor."""
-        user = self.rows.current
+        user = self.current
         if user is not None:
             self.shop.open_page("user", str(user.id))
 

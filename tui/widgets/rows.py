@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rich.segment import Segment
 from rich.text import Text
@@ -64,7 +64,7 @@ class Rows(DataTable[Text]):
         key: Callable[[Any], str],
         id: str,  # noqa: A002 (as Textual calls it)
         empty: str = "Nothing here yet.",
-        follow: bool = False,
+        follow: Literal["no", "always", "unfocused"] = "no",
         classes: str = "",
     ) -> None:
         super().__init__(
@@ -103,7 +103,8 @@ class Rows(DataTable[Text]):
     @property
     def at_news(self) -> bool:
         """Whether the cursor stays on the first row, whichever that is."""
-        return self._follow and self.cursor_row <= 0
+        follows = self._follow == "always" or (self._follow == "unfocused" and not self.has_focus)
+        return follows and self.cursor_row <= 0
 
     def show(self, items: Sequence[Any], *, anew: bool = False, refusal: str = "") -> None:
         """Show these; cursor and scroll stay with their row, or with the next one that still is.
@@ -117,11 +118,14 @@ class Rows(DataTable[Text]):
         items = list(items)
         known = {id(item): cells for item, cells in zip(self._items, self._shown, strict=True)}
         cells = [known.get(id(item)) or self._cells(item) for item in items]
-        same_keys = [self.key_of(i) for i in items] == [self.key_of(i) for i in self._items]
-        old, self._items = self._items, items
-        if same_keys and not anew:
-            self._change(cells)
+        old, many = self._items, len(self._items)
+        grew = list(map(self.key_of, items[:many])) == list(map(self.key_of, old))
+        if grew and not anew and bool(old) == bool(items):
+            self._items = items[:many]
+            self._change(cells[:many])
+            self.append(items[many:])
         else:
+            self._items = items
             self._rebuild(cells, () if anew else old)
 
     def append(self, items: Sequence[Any]) -> None:
