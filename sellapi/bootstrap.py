@@ -114,18 +114,23 @@ class Services:
         await self.registry.close()
 
     def stop(self) -> None:
-        """Finish writing and sign off; call it after the server has ended.
-
-        Leaves one file: who closes a database last copies its log into it (sqlite.org/wal.html, 2).
-        """
+        """Finish writing and sign off; call it after the server has ended."""
         if self.writer.stop():
             try:
                 self.instance.unregister()
             except StorageError as error:
                 log.warning("could not sign off: %s", error)
         self.database.close()
+
+    @staticmethod
+    def leave_one_file() -> None:
+        """At the end of the process: close what connections are left.
+
+        Who closes a database last copies its log into it (sqlite.org/wal.html, 2). Connections of
+        threads that ended stand in cycles with the driver's cache, and `start` froze the first of them.
+        """
         gc.unfreeze()
-        gc.collect()  # connections of threads that ended stand in cycles with the driver's cache
+        gc.collect()
 
     # -- beside requests -----------------------------------------------------------------------------
 

@@ -162,4 +162,5 @@ def run(settings: Settings, sock: socket.socket, announce: Any) -> None:
         )
     finally:
         services.stop()
+        services.leave_one_file()
         Sanic.unregister_app(app)
