@@ -41,12 +41,12 @@ class Fields(BaseModel):
     @classmethod
     def read(cls, fields: dict[str, msgspec.Raw]) -> Any:
         """Validate; raises `InvalidRequest` naming the first wrong field."""
-        known = cls.model_fields
-        for name in known:
-            if name in fields and name not in cls.long and len(bytes(fields[name])) > SHORT_BYTES:
+        given = {name: bytes(fields[name]) for name in cls.model_fields if name in fields}
+        for name, data in given.items():
+            if len(data) > SHORT_BYTES and name not in cls.long:
                 raise InvalidRequest(f"The field '{name}' is far too long.", param=name)
         try:
-            values = {k: orjson.loads(bytes(fields[k])) for k in known if k in fields}
+            values = {name: orjson.loads(data) for name, data in given.items()}
             return cls.model_validate(values)
         except orjson.JSONDecodeError as error:
             raise InvalidRequest(f"The body is not valid JSON: {error.msg}.") from None
