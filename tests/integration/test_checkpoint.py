@@ -90,7 +90,9 @@ async def test_the_log_stays_short_while_it_is_written(
     database: Database, tmp_path: Path, start: Callable[[], Writer]
 ) -> None:
     await fill(start())
-    assert log_pages(database) < WRITTEN / 2
+    assert (
+        log_pages(database) < WRITTEN * 0.8
+    )  # by a thread that may be late; without it, more than WRITTEN
     assert rows_in_the_file(database, tmp_path) > WRITTEN / 2
 
 
@@ -207,7 +209,9 @@ async def test_a_slow_disk_slows_the_writer_down_before_the_log_is_long(
     monkeypatch.setattr(checkpoint.Checkpointer, "_copy", slowly)
     monkeypatch.setattr(checkpoint, "MOST_PAGES", 500)
     await fill(start(), 3 * COMMITS)
-    assert log_pages(database) < WRITTEN / 2
+    assert (
+        log_pages(database) < WRITTEN * 0.8
+    )  # by a thread that may be late; without it, more than WRITTEN
 
 
 async def test_a_full_disk_makes_the_log_start_over_in_the_space_it_has(
@@ -247,5 +251,7 @@ async def test_a_database_that_was_put_back_is_copied_too(
         (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / "b.db").rename(tmp_path / "c.db")
     await fill(writer)
-    assert log_pages(database) < WRITTEN / 2
+    assert (
+        log_pages(database) < WRITTEN * 0.8
+    )  # by a thread that may be late; without it, more than WRITTEN
     assert rows_in_the_file(database, tmp_path) > WRITTEN
