@@ -118,8 +118,7 @@ class LazyGroup(click.Group):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(1)
             fail(f"{error.filename or 'the system'}: {error.strerror}", "os", 1, as_json=as_json)
-        except (
-            Exception
-        ) as error:  # a script that reads our stderr finds JSON there, whatever it was
+        except Exception as error:
+            # A script that reads our stderr finds JSON there, whatever it was.
             _fault(error, as_json=as_json)
         sys.exit(code if isinstance(code, int) else 0)

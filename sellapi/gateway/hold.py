@@ -27,7 +27,7 @@ from sellapi.domain.credits import format_credits
 from sellapi.domain.holds import Priced, price_affordable
 from sellapi.domain.pricing import charge
 from sellapi.domain.usage import Usage
-from sellapi.errors import ApiError, Overloaded, StorageError
+from sellapi.errors import ApiError, Overloaded
 from sellapi.gateway.demand import Asked
 from sellapi.gateway.stats import Stats
 from sellapi.storage import ledger
@@ -187,7 +187,7 @@ class Hold:
         if not self._resolved:
             self.end(error)
             if self._voided is not None and isinstance(error, Exception):
-                with suppress(TimeoutError, StorageError):  # it is written later
+                with suppress(Exception):  # the error is told, whatever becomes of the wait
                     await self.writer.within(VOID_WAIT_S, self._voided)
         if self._settled:
             delivery = Delivery.DELIVERED if self._delivered else Delivery.UNDELIVERED
