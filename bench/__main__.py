@@ -158,10 +158,10 @@ def compare(commit: str, rounds: int, seconds: int, only: str) -> None:
 
 
 def _latest() -> dict[str, Any] | None:
-    """The newest complete result there is, with its ``name``."""
+    """The newest result of the whole bench there is, with its ``name``; growth and soak have others."""
     for path in sorted(RESULTS.glob("*.json"), reverse=True):
         result: dict[str, Any] = json.loads(path.read_text())
-        if {s["scenario"] for s in result["samples"]} >= set(QUICK):
+        if {s["scenario"] for s in result.get("samples", ())} >= set(QUICK):
             return result | {"name": path.stem}
     return None
 

@@ -19,6 +19,7 @@ from sanic.exceptions import RequestCancelled, RequestTimeout, ServiceUnavailabl
 from sanic.http import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from sellapi.api.http1 import Exchange
 from sellapi.api.intake import within
 from sellapi.errors import Overloaded
 from sellapi.gateway.hold import new_request_id
@@ -121,6 +122,7 @@ class _Arrival:
 class GuardedProtocol(HttpProtocol):
     """Sanic's HTTP/1.1 with deadlines that do not start anew, and a bound on connections."""
 
+    HTTP_CLASS = Exchange
     __slots__ = (
         "_address",
         "_buffered_most",

@@ -14,6 +14,7 @@ from sanic import Blueprint, HTTPResponse, Request
 from sanic.exceptions import SanicException
 from sanic.http import Stage
 
+from sellapi.api.http1 import Exchange
 from sellapi.errors import ApiError
 from sellapi.gateway.hold import new_request_id
 
@@ -154,9 +155,15 @@ class _Answer(HTTPResponse):
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
         """All of them as one: Sanic would write each by itself."""
-        lines = [f"{name}: {value}" for name, value in self.headers.items() if value != ""]
-        name, _, rest = "\r\n".join(lines).encode().partition(b": ")
-        yield name, rest
+        name, _, rest = _lines(self.headers).partition(b": ")
+        yield name, rest[:-2]
+
+
+_OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def _lines(headers: dict[str, str]) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value]).encode()
 
 
 class _Unframed(dict[str, str]):
@@ -231,11 +238,10 @@ class Wire:
     async def answer(self, body: bytes, headers: dict[str, str]) -> None:
         headers |= base_headers(self._request)
         headers["content-type"] = "application/json"
-        response = _Answer(body, headers)
         self.started = self._request.responded = True
-        stream: Any = self._request.stream
-        stream.respond(response)  # `Request.respond` without its look for middleware: there is none
-        await stream.send(b"", True)
+        exchange = cast("Exchange", self._request.stream)
+        # `Request.respond` without its look for middleware: there is none.
+        await exchange.send_whole(_Answer(body, headers), _OK + _lines(headers), body)
 
     async def fail(self, error: ApiError) -> None:
         """An error after the 200 has left: an event, then the connection closes."""

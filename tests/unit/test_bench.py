@@ -7,6 +7,7 @@ from operator import sub, truediv
 
 import pytest
 
+from bench import __main__ as bench
 from bench import against, payloads, report
 from bench.grow import GrowthPlan, secret_of
 from bench.load import Target, parse_wrk, wrk_script
@@ -187,3 +188,11 @@ def test_memory_is_flat_when_only_the_start_took_some():
     """A leak of a megabyte a turn shows, warming up does not."""
     assert growth_mb([40, *[90.0] * 39]) == 0
     assert growth_mb([90.0 + n for n in range(40)]) > 25
+
+
+def test_quick_finds_the_last_whole_bench_among_all_results():
+    """Those of growth and soak lie in the same folder; the soak's name sorts behind all others."""
+    latest = bench._latest()
+    assert latest is not None
+    assert latest["name"].startswith("20")
+    assert bench._share(latest, "plain") > 0
