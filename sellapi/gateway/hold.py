@@ -210,8 +210,8 @@ class Hold:
 
     @property
     def sent(self) -> bool:
-        """Whether any provider may have received the request."""
-        return any(a.sent for a in self.attempts)
+        """Whether a provider may be at work on it; one that failed before is our loss, if any."""
+        return bool(self.attempts) and self.attempts[-1].sent
 
     def note_first_byte(self) -> None:
         if self.first_byte_ms is None:
@@ -317,7 +317,8 @@ class Hold:
             usage = self._partial_usage(hidden=left)
             return self.settle(usage, finish=None, error=who if left else _why(error))
         if left:
-            self.void(499, f"{who} before the request was sent")
+            what = "the next provider was asked" if self.attempts[1:] else "the request was sent"
+            self.void(499, f"{who} before {what}")
         else:
             told = error.error if isinstance(error, UpstreamFailure) else error
             self.void(told.status if isinstance(told, ApiError) else 500, _why(error))

@@ -396,6 +396,43 @@ async def test_the_only_route_is_waited_for_and_a_long_queue_is_503(
     assert two.health(0).in_flight == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("first", ["failed", "timed out"])
+async def test_leaving_between_two_routes_costs_nothing(two: Two, first: str, stream: bool) -> None:
+    """The first has failed, the second was not asked yet: nobody is at work for the client."""
+    execute = two.front.shop.execute
+    execute("UPDATE routes SET retry_on_timeout = 1, timeout_ms = 300 WHERE upstream_id = 'up-a'")
+    execute("UPDATE routes SET max_concurrency = 1 WHERE upstream_id = 'up-b'")
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def fails(_: Received) -> Response:
+        await asyncio.sleep(0.2 if first == "failed" else 1)
+        return error_reply(500)
+
+    async def slowly(received: Received) -> Response:
+        asked.set()
+        await over.wait()
+        return answer(received)
+
+    two.a.script("/chat/completions", fails)
+    two.b.script("/chat/completions", slowly)
+    before = asyncio.ensure_future(two.ask(max_tokens=5))
+    while not two.a.requests:
+        await asyncio.sleep(0.005)
+    leaver = asyncio.ensure_future(two.ask(max_tokens=500, stream=stream))
+    await asyncio.wait_for(asked.wait(), 5)
+    await asyncio.sleep(0.2)
+    leaver.cancel()
+    while two.front.requests()[-1]["state"] == "held":
+        await asyncio.sleep(0.005)
+    over.set()
+    assert (await before).status_code == 200
+    rows = await two.front.settled(2)
+    assert [r["charge"] for r in rows] == [2_000_000, 0]
+    assert (rows[1]["state"], len(two.b.requests)) == ("voided", 1)
+    assert (rows[1]["loss"] > 0) == (first == "timed out")  # it may still be billed to us
+
+
 async def test_a_full_queue_is_no_failure_of_the_route(two: Two) -> None:
     two.front.shop.execute("UPDATE providers SET max_connections = 1 WHERE id = 1")
     two.front.shop.execute("UPDATE routes SET max_concurrency = 1 WHERE upstream_id = 'up-a'")
