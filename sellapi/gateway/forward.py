@@ -186,7 +186,7 @@ class Forwarder:
         idle = min(first_byte, self._stream_idle_s) if outbound.stream else first_byte
         attempt.sent = True  # until the engine proves otherwise
         attempt.thinks = outbound.thinks
-        return link.call(outbound, first_byte, idle)
+        return link.call(outbound, first_byte, idle, attempt.sending)
 
     async def _whole(self, hold: Hold, attempt: Attempt) -> Answer:
         link, job, outbound = await self._prepare(hold, attempt)

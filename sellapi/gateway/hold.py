@@ -60,6 +60,8 @@ class Attempt:
     route: Route
     started: float
     sent: bool = False
+    sent_at: float | None = None
+    """When the first byte went out; ``started`` is before any wait for a place or a connection."""
     outcome: str = "running"
     status: int | None = None
     took_ms: int = 0
@@ -70,6 +72,11 @@ class Attempt:
     def billable(self) -> bool:
         """Whether the provider may bill for it although it came to nothing: sent, not refused."""
         return self.sent and (self.status is None or self.status < 300)
+
+    def sending(self) -> None:
+        """The first byte goes out now (of several calls, the first one's)."""
+        if self.sent_at is None:
+            self.sent_at = time.monotonic()
 
     def ended(self, outcome: str, status: int | None = None) -> None:
         self.outcome = outcome
@@ -342,8 +349,9 @@ class Hold:
         last = self.attempts[-1]
         quirks = last.route.quirks
         counted = known is not None and known.reasoning > 0
-        if hidden and quirks.hidden_thoughts and last.thinks and not counted:
-            seconds = time.monotonic() - last.started
+        thinks = quirks.hidden_thoughts and last.thinks and not counted
+        if hidden and thinks and last.sent_at is not None:
+            seconds = time.monotonic() - last.sent_at
             output = max(output, int(seconds * quirks.tokens_per_second))
         if self.priced.output_limit is not None:
             output = min(output, self.priced.output_limit * self.asked.demand.n)

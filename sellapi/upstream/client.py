@@ -42,6 +42,8 @@ class Call:
 
     ``first_byte_s`` counts from the moment the call has a connection slot to the reply's head
     (connecting and sending the body included), ``idle_s`` between two pieces of the body.
+    ``on_send`` is called when the first byte is about to go out: after the wait for a slot and, where
+    the engine can tell, for a connection.
     """
 
     url: str
@@ -49,6 +51,7 @@ class Call:
     body: bytes
     first_byte_s: float = 600.0
     idle_s: float = 600.0
+    on_send: Callable[[], None] | None = None
 
     def __repr__(self) -> str:  # headers hold the provider's key
         return f"Call({self.url}, {len(self.body)} bytes)"

@@ -162,6 +162,8 @@ class AsyncioExchange(Exchange):
             if connection is None:
                 connection = await self._connect(origin)
             self._connection = connection
+            if call.on_send is not None:
+                call.on_send()
             connection.send(head.text, call.body)
             while not connection.status:
                 await self._deadline.over(connection.wait())

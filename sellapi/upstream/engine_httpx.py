@@ -104,6 +104,8 @@ class HttpxExchange(Exchange):
         request = self._client.build_request(
             "POST", call.url, headers=dict(call.headers), content=call.body
         )
+        if call.on_send is not None:
+            call.on_send()  # before it has a connection: httpx does not say when
         reply = self._reply = await self._client.send(request, stream=True)
         self._body = reply.aiter_raw()
         encoding: str | None = reply.headers.get("content-encoding")

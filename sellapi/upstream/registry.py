@@ -113,12 +113,19 @@ class Link:
         credential = self.credential
         return self.provider.enabled and not (credential.needed and credential.read() is None)
 
-    def call(self, outbound: Outbound, first_byte_s: float, idle_s: float) -> Call:
+    def call(
+        self,
+        outbound: Outbound,
+        first_byte_s: float,
+        idle_s: float,
+        on_send: Callable[[], None] | None = None,
+    ) -> Call:
         """The HTTP call for an outbound request, credential added."""
         headers = self._base_headers()
         if outbound.headers:
             headers = {**headers, **outbound.headers}
-        return Call(self.base + outbound.path, headers, outbound.body, first_byte_s, idle_s)
+        url = self.base + outbound.path
+        return Call(url, headers, outbound.body, first_byte_s, idle_s, on_send)
 
     def conceal(self, failure: UpstreamFailure) -> None:
         """Take what we authenticate with out of a provider's words, whatever it looks like."""

@@ -393,6 +393,24 @@ async def test_leaving_where_thoughts_are_hidden_charges_for_the_time(front: Fro
     assert row["charge"] <= row["hold"]
 
 
+@pytest.mark.parametrize("full", ["routes SET max_concurrency", "providers SET max_connections"])
+async def test_time_spent_in_line_is_no_time_for_thoughts(front: Front, full: str) -> None:
+    front.shop.model("test/thinker", front.provider, upstream="gpt-5.5")
+    front.shop.execute(f"UPDATE {full} = 1")
+    slow = json_reply(completion())
+    slow.before_s = 1.0
+    front.fake.script("/chat/completions", slow)
+    first = asyncio.ensure_future(front.chat(model="test/thinker", max_tokens=5))
+    await asked(front)
+    caller = await Caller.post(front, model="test/thinker", max_tokens=2_000)
+    await asked(front, 2)
+    caller.leave()
+    assert (await first).status_code == 200
+    row = (await front.settled(2))[1]
+    assert (row["state"], row["estimated"]) == ("settled", 1)
+    assert row["output_tokens"] <= 75  # half a second at 150 tokens a second, for a slow machine
+
+
 async def test_leaving_where_no_thoughts_were_wanted_charges_what_was_received(
     front: Front,
 ) -> None:
