@@ -135,7 +135,7 @@ class Hold:
     _delivered: bool = False
     _settled: bool = False
     _unpaid: bool = False
-    """It was settled for nothing although a provider may bill images for it."""
+    """It was settled without its images although a provider may bill them."""
     _voided: asyncio.Future[Any] | None = None
 
     # -- place -------------------------------------------------------------------------------------
@@ -250,7 +250,10 @@ class Hold:
         if last.route.cost is not None:
             cost = charge(last.route.cost, usage, size=demand.size, quality=demand.quality)
         # Images that are on their way when a client leaves are made, and billed to us.
-        self._unpaid = demand.images > usage.images and usage.estimated and not amount
+        self._unpaid = demand.images > 0 and usage.images == 0 and usage.estimated
+        loss = self._loss(self.attempts[:-1])
+        if self._unpaid:
+            loss += self._loss([last], prompt=False)
         settlement = Settlement(
             request_id=self.request_id,
             charge=amount,
@@ -267,7 +270,7 @@ class Hold:
             first_byte_ms=self.first_byte_ms,
             attempts=self._attempts_json(),
             cost=cost,
-            loss=self._loss(self.attempts if self._unpaid else self.attempts[:-1]),
+            loss=loss,
             error=error,
             finish_reason=None if finish is None else finish[:40],
         )
@@ -377,13 +380,13 @@ class Hold:
             estimated=True,
         )
 
-    def _loss(self, attempts: list[Attempt]) -> int:
+    def _loss(self, attempts: list[Attempt], *, prompt: bool = True) -> int:
         """What providers may still bill for tries that came to nothing: prompts, and images."""
         if not attempts:
             return 0
         demand = self.asked.demand
         usage = msgspec.structs.replace(
-            self.asked.estimate,
+            self.asked.estimate if prompt else Usage(),
             images=demand.images,
             image_output=demand.image_tokens * demand.images,
         )

@@ -565,6 +565,25 @@ async def test_leaving_an_image_call_is_a_loss_and_not_free_for_long(front: Fron
     assert answer.status_code == 429
 
 
+async def test_leaving_an_image_call_priced_by_tokens_is_a_loss_too(front: Front) -> None:
+    prices = {"input": 5_000_000, "output": 10_000_000, "image_output": 40_000_000}
+    front.shop.model(
+        "test/drawer", front.provider, upstream="gpt-image-2", mode="image", prices=prices
+    )
+    slow = json_reply({"created": 1, "data": [{"b64_json": "aGk="}]})
+    slow.before_s = 5.0
+    front.fake.script("/images/generations", slow)
+    front.shop.execute("UPDATE tiers SET rpm = 100 WHERE name = 'free'")
+    ask: dict[str, Any] = {"model": "test/drawer", "prompt": "x", "n": 2, "quality": "low"}
+    for number in range(1, 22):
+        caller = await Caller.post(front, "/images/generations", **ask)
+        await asked(front, number)
+        caller.leave()
+        rows = await front.settled(number)
+        assert (rows[-1]["charge"], rows[-1]["loss"]) == (500_000, 2 * 400 * 4_000_000)
+    assert (await front.post("/images/generations", ask)).status_code == 429
+
+
 async def test_images_that_did_not_come_in_time_are_a_loss(front: Front) -> None:
     front.shop.execute("UPDATE routes SET timeout_ms = 50, cost = ?", '{"images": {"*:*": 30000}}')
     slow = json_reply({"created": 1, "data": [{"b64_json": "aGk="}]})
