@@ -353,11 +353,12 @@ class Hold:
         quirks = last.route.quirks
         counted = known is not None and known.reasoning > 0
         thinks = quirks.hidden_thoughts and last.thinks and not counted
-        if hidden and thinks and last.sent_at is not None:
-            seconds = time.monotonic() - last.sent_at
-            output = max(output, int(seconds * quirks.tokens_per_second))
-        if self.priced.output_limit is not None:
-            output = min(output, self.priced.output_limit * self.asked.demand.n)
+        limit = self.priced.output_limit
+        if limit is not None:  # else no words were held for: images cost what is drawn
+            if hidden and thinks and last.sent_at is not None:
+                seconds = time.monotonic() - last.sent_at
+                output = max(output, int(seconds * quirks.tokens_per_second))
+            output = min(output, limit * self.asked.demand.n)
         base = known if known is not None and known.total_input else self.asked.estimate
         return msgspec.structs.replace(base, output=output, reasoning=0, estimated=True)
 

@@ -584,6 +584,25 @@ async def test_leaving_an_image_call_priced_by_tokens_is_a_loss_too(front: Front
     assert (await front.post("/images/generations", ask)).status_code == 429
 
 
+async def test_leaving_an_image_call_is_not_charged_for_thoughts_nobody_held_for(
+    front: Front,
+) -> None:
+    """Some models that draw hide thoughts, too; what is held for them is a prompt and images."""
+    prices = {"input": 500_000, "output": 1_000_000_000, "image_output": 60_000_000}
+    front.shop.model("test/drawer", front.provider, upstream="gpt-5.5", mode="image", prices=prices)
+    slow = json_reply({"created": 1, "data": [{"b64_json": "aGk="}]})
+    slow.before_s = 5.0
+    front.fake.script("/images/generations", slow)
+    caller = await Caller.post(
+        front, "/images/generations", model="test/drawer", prompt="x", quality="low"
+    )
+    await asked(front)
+    await asyncio.sleep(0.3)
+    caller.leave()
+    (row,) = await front.settled()
+    assert (row["charge"], row["output_tokens"]) == (50_000, 0)
+
+
 async def test_images_that_did_not_come_in_time_are_a_loss(front: Front) -> None:
     front.shop.execute("UPDATE routes SET timeout_ms = 50, cost = ?", '{"images": {"*:*": 30000}}')
     slow = json_reply({"created": 1, "data": [{"b64_json": "aGk="}]})
