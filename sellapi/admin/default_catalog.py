@@ -225,7 +225,7 @@ MODELS = (
     ),
     # Imagen 4 is shut down at its maker; the slug lives on, answered by the model that followed it.
     # Priced per image, above what the successor's image tokens cost us (about 1,120 of them for
-    # 1024x1024 at $60 a million, 1,680 for 2048x2048).
+    # 1024x1024 at $60 a million, 1,680 for any size it draws in 2K, 2,520 in 4K).
     DefaultModel(
         "google/imagen-4.0-generate-001",
         "Imagen 4 (shut down; answered by Gemini 3.1 Flash Image)",
@@ -234,7 +234,7 @@ MODELS = (
         {},
         131_072,
         mode="image",
-        images=("*:*=0.07", "2048x2048:*=0.105"),
+        images=("*:*=0.07", "2K:*=0.105", "4K:*=0.16"),
         cost={"input": "0.50", "output": "3", "image_output": "60"},
     ),
 )

@@ -83,6 +83,9 @@ def _tokens(word: str | int) -> int | None:
     return int(text) or None
 
 
+_IMAGE_KEY = re.compile(r"(\*|auto|[124]K|[0-9]{2,5}x[0-9]{2,5}):(\*|[a-z]{2,10})", re.ASCII)
+
+
 def _parse_images(images: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for word in images:
@@ -90,9 +93,9 @@ def _parse_images(images: Sequence[str]) -> dict[str, int]:
         if not equals and price.strip().lower() == "none":
             return {}
         key = key or "*:*"
-        if not re.fullmatch(r"(\*|auto|[0-9]{2,5}x[0-9]{2,5}):(\*|[a-z]{2,10})", key, re.ASCII):
+        if not _IMAGE_KEY.fullmatch(key):
             raise UsageError(
-                f"--image {clean(word)!r}: write 0.04 or 1024x1024:high=0.2 or *:low=0.02"
+                f"--image {clean(word)!r}: write 0.04 or 1024x1024:high=0.2 or 2K:*=0.1 or *:low=0.02"
             )
         found[key] = parse_usd(price.strip())
     return found

@@ -58,7 +58,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
             "images",
             multiple=True,
             metavar="[SIZE:QUALITY=]USD",
-            help="USD per image; * for any.",
+            help="USD per image; * for any, 1K, 2K or 4K for a class of sizes.",
         ),
         click.option("--long-context", type=int, help="Tokens above which long prices hold."),
         click.option("--tier", type=click.Choice(["free", "pro"]), help="Who may call it."),

@@ -14,12 +14,25 @@ from typing import Any
 from sellapi.domain.credits import format_usd
 from sellapi.domain.usage import TOKEN_BUCKETS, Usage
 
-__all__ = ["ChargeLine", "Prices", "charge", "explain", "image_price_key"]
+__all__ = ["ChargeLine", "Prices", "charge", "class_of_size", "explain", "image_price_key"]
 
 _PICO_PER_IMAGE_UNIT = 1_000_000  # USD 1e-6 in 1e-12 USD
 _PICO_PER_MICROCREDIT = 10
 
 _INPUT_SIDE = ("input", "cache_read", "cache_write", "cache_write_1h", "audio_input", "image_input")
+
+
+_LONGEST_EDGE = {"1K": 1_999, "2K": 2_999, "4K": 4_096}
+"""Up to which longest edge, in pixels, a size class serves."""
+
+
+def class_of_size(size: str) -> str | None:
+    """The class a ``WIDTHxHEIGHT`` is drawn in by makers that draw in classes; None for others."""
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and len(size) <= 11):
+        return None
+    longest = max(int(width), int(height))
+    return next((name for name, edge in _LONGEST_EDGE.items() if longest <= edge), None)
 
 
 def image_price_key(size: str, quality: str) -> str:
@@ -32,7 +45,8 @@ class Prices:
     """One version of a model's prices; ``None`` means the operator stated none.
 
     Token prices in USD 1e-6 per million tokens, image prices in USD 1e-6 per image. ``images`` maps
-    ``SIZE:QUALITY``, ``SIZE:*``, ``*:QUALITY`` or ``*:*`` to a price. ``long_*`` apply to the whole
+    ``SIZE:QUALITY``, ``SIZE:*``, ``*:QUALITY`` or ``*:*`` to a price, where SIZE may be a class (``2K``)
+    that holds for every size of it which has no price of its own. ``long_*`` apply to the whole
     request once its total input exceeds ``long_context`` tokens.
     """
 
@@ -130,14 +144,10 @@ class Prices:
 
         0 when images of this model are priced by tokens.
         """
-        for key in (
-            image_price_key(size, quality),
-            image_price_key(size, "*"),
-            image_price_key("*", quality),
-            image_price_key("*", "*"),
-        ):
-            if key in self.images:
-                return self.images[key]
+        for named in (size, class_of_size(size) or "*", "*"):
+            for key in (image_price_key(named, quality), image_price_key(named, "*")):
+                if key in self.images:
+                    return self.images[key]
         return max(self.images.values(), default=0)
 
     @property

@@ -367,7 +367,8 @@ _PIXELS = 1024 * 1536
 
 def _images(fields: RawFields, model: Model) -> Asked:
     asked: ImageFields = ImageFields.read(fields)
-    size, quality = asked.size or "auto", asked.quality or "auto"
+    # Lower case, as prices name them: Gemini's translation takes 2048X2048 as well.
+    size, quality = (asked.size or "auto").lower(), (asked.quality or "auto").lower()
     counts = _split(bytes(fields["prompt"]))
     n = asked.n or 1
     return Asked(

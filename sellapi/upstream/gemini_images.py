@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from sellapi.domain.pricing import class_of_size
 from sellapi.domain.quirks import GeminiQuirks
 from sellapi.domain.usage import TOKEN_BUCKETS, Usage
 from sellapi.errors import InvalidRequest
@@ -36,8 +37,6 @@ PREDICT_MAX = 4
 _SIZE = re.compile(r"([1-9][0-9]{1,4})[xX]([1-9][0-9]{1,4})", re.ASCII)
 _RATIO_TOLERANCE = math.log(1.2)
 """How far a wanted shape may be from the nearest one a model draws."""
-_LONGEST_EDGE = {"1K": 1_999, "2K": 2_999, "4K": 4_096}
-"""Up to which longest edge, in pixels, a size class serves."""
 _FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "jpg": "image/jpeg"}
 _FORMAT_OF = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 
@@ -117,13 +116,12 @@ def _shape(size: Any, quirks: GeminiQuirks) -> tuple[str | None, str | None]:
     ratio = min(quirks.aspect_ratios, key=lambda name: _distance(name, width, height))
     if _distance(ratio, width, height) > _RATIO_TOLERANCE:
         raise refuse(f"This model draws the shapes {', '.join(quirks.aspect_ratios)} only.", "size")
-    longest = max(width, height)
-    size_class = next((name for name, edge in _LONGEST_EDGE.items() if longest <= edge), None)
-    if size_class == "1K":
+    drawn = class_of_size(f"{width}x{height}")
+    if drawn == "1K":
         return ratio, None
-    if size_class not in quirks.image_sizes:
+    if drawn not in quirks.image_sizes:
         raise refuse(f"This model does not draw images as large as {size}.", "size")
-    return ratio, size_class
+    return ratio, drawn
 
 
 def _distance(ratio: str, width: int, height: int) -> float:

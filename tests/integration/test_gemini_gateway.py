@@ -7,6 +7,9 @@ import orjson
 import pytest
 from sanic import Sanic
 
+from sellapi.admin import default_catalog
+from sellapi.admin.models import parse_prices
+from sellapi.domain.pricing import Prices
 from tests.support.fake_gemini import JPEG, PNG, Scripted, fake_gemini
 from tests.support.running import Shopkeeper, running
 
@@ -46,6 +49,11 @@ async def shop(google, tmp_path, monkeypatch):
     provider = keeper.provider("google", google.url, "gemini", api_key_env="FAKE_GEMINI_KEY")
     for name, (mode, prices) in MODELS.items():
         keeper.model(f"google/{name}", provider, mode=mode, upstream=name, prices=prices)
+    imagen = next(m for m in default_catalog.MODELS if m.slug == "google/imagen-4.0-generate-001")
+    by_the_image = parse_prices(Prices(), imagen.prices, imagen.images).to_json()
+    keeper.model(
+        "google/by-the-image", provider, mode="image", upstream=imagen.upstream, prices=by_the_image
+    )
     key = keeper.key(keeper.user("a@example.com", tier="pro", grant=40_000))
     async with running(tmp_path / "shop.db") as gateway:
         async with openai.AsyncOpenAI(api_key=key, base_url=gateway.url, max_retries=0) as client:
@@ -98,6 +106,24 @@ async def test_images_come_as_base64(shop, model, image, file_type):
     reply = await shop.images.generate(model=model, prompt="A cat", n=2, response_format="b64_json")
     assert [item.b64_json for item in reply.data] == [image, image]
     assert reply.output_format == file_type
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [("1024x1024", None), ("2048x2048", "2K"), ("2048X2048", "2K"), ("2000x1504", "2K")]
+    + [("4096x4096", "4K")],
+)
+async def test_an_image_never_costs_less_than_what_the_default_route_bills_for_it(
+    shop, google, size, drawn
+):
+    """Google bills 1,120 tokens for an image, 1,680 in 2K and 2,520 in 4K, at $60 a million."""
+    reply = await shop.images.with_raw_response.generate(
+        model="google/by-the-image", prompt="A cat", size=size
+    )
+    config = google.requests[-1][1]["generationConfig"]["imageConfig"]
+    assert config.get("imageSize") == drawn
+    billed = {None: 1_120, "2K": 1_680, "4K": 2_520}[drawn] * 6
+    assert billed < int(reply.headers["x-sellapi-credits-charged"]) < billed * 1.1
 
 
 async def test_a_filtered_image_is_a_400_with_openais_code(shop):

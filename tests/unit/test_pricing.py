@@ -89,6 +89,25 @@ def test_images_are_charged_by_the_closest_price_and_the_dearest_when_none_match
     assert charge(p, two, size="4096x4096", quality="max") == 2 * 20_000 * 10**6
 
 
+@pytest.mark.parametrize(
+    ("size", "each"),
+    [
+        ("1024x1024", "0.07"),
+        ("auto", "0.07"),
+        ("1999x900", "0.07"),
+        ("2000x1500", "0.105"),
+        ("2048x2048", "0.1"),
+        ("1536x2752", "0.105"),
+        ("3000x2000", "0.16"),
+        ("4096x4096", "0.16"),
+    ],
+)
+def test_a_class_of_sizes_has_a_price_that_a_size_of_its_own_goes_before(size, each):
+    p = Prices(images={"*:*": USD("0.07"), "2K:*": USD("0.105"), "4K:*": USD("0.16"),
+                       "2048x2048:*": USD("0.1")})  # fmt: skip
+    assert p.per_image(size, "auto") == USD(each)
+
+
 @given(prices)
 def test_prices_survive_storage(p):
     assert Prices.from_json(json.loads(json.dumps(p.to_json()))) == p
