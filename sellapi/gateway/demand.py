@@ -17,6 +17,7 @@ from sellapi.domain.catalog import Model
 from sellapi.domain.holds import Demand
 from sellapi.domain.usage import Usage
 from sellapi.errors import InvalidRequest
+from sellapi.upstream.openai_media_urls import named_urls
 from sellapi.wire.fields import ChatFields, EmbeddingFields, ImageFields, shorten
 
 __all__ = ["READERS", "Asked", "NotOffered", "refuse_billing_fields"]
@@ -190,13 +191,16 @@ def fair_tokens(ascii_count: int, other: int) -> int:
 def _may_hold_media(text: bytes) -> bool:
     """Whether a part may be something else than text (a key may be spelled with escapes)."""
     return (
-        b'"image_url"' in text
+        b'url"' in text  # image_url, and what extensions call theirs
         or b'"input_audio"' in text
         or b'"file"' in text
         or b'"document"' in text
         or b'"image"' in text
         or b"\\u00" in text
     )
+
+
+_WORDS = ("text", "refusal")
 
 
 class _Media:
@@ -231,6 +235,7 @@ class _Media:
             size = self._size(self._longest(part))
             self.bytes_seen += size
             self.audio += size // _BYTES_PER_AUDIO_TOKEN + 64
+            self._unseen(part)
         elif kind in ("file", "document"):
             data = self._longest(part)
             size = self._size(data)
@@ -243,8 +248,14 @@ class _Media:
                 else self.document_tokens
             )
         else:
+            if isinstance(kind, str) and kind not in _WORDS and "content" not in part:
+                self._unseen(part)  # a video, say: compatible providers know more than OpenAI does
             return False
         return True
+
+    def _unseen(self, part: dict[str, Any]) -> None:
+        """What a part names by URL may be as long as any document."""
+        self.tokens += self.document_tokens * len(named_urls([{"content": [part]}]))
 
     def _size(self, text: str) -> int:
         return self._lengths.get(text, len(text))

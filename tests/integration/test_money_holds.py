@@ -101,6 +101,33 @@ async def test_what_cannot_be_seen_is_held_at_its_maximum(front: Front) -> None:
     assert holds[2] < holds[0] // 10
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video_url", "video_url": {"url": "https://example.com/film.mp4"}},
+        {"type": "audio_url", "audio_url": {"url": "https://example.com/talk.mp3"}},
+        {
+            "type": "input_audio",
+            "input_audio": {"data": "https://example.com/a.wav", "format": "wav"},
+        },
+        {"type": "input_file", "file_url": "https://example.com/a.pdf"},
+        {"type": "video", "video": [{"url": "https://example.com/film.mp4"}]},
+    ],
+    ids=lambda part: part["type"],
+)
+async def test_what_only_compatible_providers_fetch_is_held_at_its_maximum_too(
+    tmp_path: Path, part: Any
+) -> None:
+    async with open_front(tmp_path, strict=False, grant=1_000_000) as front:
+        words = {"type": "text", "text": 'see https://example.com and {"url": "x"}'}
+        for content in ([words], [words, part]):
+            messages = [{"role": "user", "content": content}]
+            assert (await front.chat(messages=messages, max_tokens=1)).status_code == 200
+        plain, filmed = (row["hold"] for row in front.requests())
+        assert plain < 200 * 100_000
+        assert filmed >= 100_000 * 100_000
+
+
 async def test_the_prompt_is_never_held_above_the_context(front: Front) -> None:
     front.shop.execute("UPDATE models SET context_length = 1000")
     await front.chat(messages=[{"role": "user", "content": "x" * 100_000}], max_tokens=1)
