@@ -22,7 +22,7 @@ from sellapi.gateway.media import fetch_media, inline_images
 from sellapi.gateway.router import Router
 from sellapi.gateway.stats import Stats
 from sellapi.upstream.adapter import Adapter, Answer, Job, Outbound, StreamDecoder, UpstreamFailure
-from sellapi.upstream.client import Call, LeftInLine, Reply
+from sellapi.upstream.client import Call, Reply
 from sellapi.upstream.openai_reply import edit
 from sellapi.upstream.openai_shape import openai_usage
 from sellapi.upstream.registry import Link, Registry
@@ -153,8 +153,8 @@ class Forwarder:
                 attempt.ended("refused", None if attempt.sent else refusal.status)
                 if left == 0 or attempt.sent:
                     raise before or refusal from refusal
-            except BaseException as error:
-                attempt.sent = attempt.sent and not isinstance(error, LeftInLine)
+            except BaseException:
+                attempt.sent = attempt.sent_at is not None  # else it left while it stood in line
                 attempt.ended("cancelled")
                 raise
             else:

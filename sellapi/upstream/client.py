@@ -26,7 +26,6 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "Exchange",
-    "LeftInLine",
     "Reply",
     "Slots",
     "Take",
@@ -43,7 +42,7 @@ class Call:
     ``first_byte_s`` counts from the moment the call has a connection slot to the reply's head
     (connecting and sending the body included), ``idle_s`` between two pieces of the body.
     ``on_send`` is called when the first byte is about to go out: after the wait for a slot and, where
-    the engine can tell, for a connection.
+    the engine can tell, for a connection. Cancelled before, the call was provably never sent.
     """
 
     url: str
@@ -312,10 +311,7 @@ class Exchange(ABC):
     async def __aenter__(self) -> Self:
         slots = self._slots
         if not slots.take():
-            try:
-                await slots.wait()
-            except asyncio.CancelledError as left:
-                raise LeftInLine from left
+            await slots.wait()
         deadline = slots.deadlines.pop() if slots.deadlines else self._new_deadline()
         self._deadline = deadline
         try:
@@ -373,10 +369,6 @@ class Exchange(ABC):
         if size > limit:
             raise too_long(limit)
         return first if len(parts) == 1 else b"".join(parts)
-
-
-class LeftInLine(asyncio.CancelledError):
-    """Cancelled while it waited for a connection, free or new: provably never sent."""
 
 
 def queue_full() -> UpstreamFailure:

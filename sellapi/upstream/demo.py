@@ -35,6 +35,8 @@ class DemoEngine:
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[Reply]:
+        if call.on_send is not None:
+            call.on_send()
         await asyncio.sleep(0)
         path = call.url.partition("/v1")[2]
         status, stream, pieces = answer(path, call.body)

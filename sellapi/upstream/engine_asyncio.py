@@ -34,7 +34,6 @@ from sellapi.upstream.client import (
     Deadline,
     EngineOptions,
     Exchange,
-    LeftInLine,
     Slots,
     Take,
     connection_lost,
@@ -160,7 +159,7 @@ class AsyncioExchange(Exchange):
         connection = self._pool.take(origin)
         try:
             if connection is None:
-                connection = await self._connect(origin)
+                connection = await self._pool.connect(origin, call.first_byte_s)
             self._connection = connection
             if call.on_send is not None:
                 call.on_send()
@@ -173,12 +172,6 @@ class AsyncioExchange(Exchange):
         self._status = connection.status
         self._fields = connection.fields
         return connection.encoding
-
-    async def _connect(self, origin: Origin) -> Connection:
-        try:
-            return await self._pool.connect(origin, self._call.first_byte_s)
-        except asyncio.CancelledError as left:
-            raise LeftInLine from left  # nothing was sent: nobody is charged
 
     async def read(self, limit: int) -> bytes:
         connection = self._connection

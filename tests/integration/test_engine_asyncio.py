@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from aiohappyeyeballs import start_connection
 
 from sellapi.upstream import dial, engine_asyncio, guard
 from sellapi.upstream.adapter import UpstreamFailure
-from sellapi.upstream.client import Call, LeftInLine
+from sellapi.upstream.client import Call
 from sellapi.upstream.engine_asyncio import HEADS_MAX, AsyncioEngine, Heads
 from sellapi.upstream.names import Names
 from tests.support.engines import LOOPS, call, descriptors, failing, fetch, free_port, running
@@ -229,11 +230,14 @@ async def test_who_leaves_while_we_connect_was_never_sent(monkeypatch: Any) -> N
 
     monkeypatch.setattr(dial, "start_connection", hang)
     async with running(KIND) as engine:
-        task = asyncio.ensure_future(fetch(engine, call("http://127.0.0.1:9")))
+        sent: list[bool] = []
+        told = replace(call("http://127.0.0.1:9"), on_send=lambda: sent.append(True))
+        task = asyncio.ensure_future(fetch(engine, told))
         await asyncio.sleep(0.05)
         task.cancel()
-        with pytest.raises(LeftInLine):
+        with pytest.raises(asyncio.CancelledError):
             await task
+        assert not sent
 
 
 async def test_cancelling_a_handshake_closes_it() -> None:

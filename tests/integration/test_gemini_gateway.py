@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import openai
 import orjson
 import pytest
@@ -11,6 +14,7 @@ from sellapi.admin import default_catalog
 from sellapi.admin.models import parse_prices
 from sellapi.domain.pricing import Prices
 from tests.support.fake_gemini import JPEG, PNG, Scripted, fake_gemini
+from tests.support.raw_server import Peer, raw_server
 from tests.support.running import Shopkeeper, running
 
 TOOLS = [
@@ -124,6 +128,49 @@ async def test_an_image_never_costs_less_than_what_the_default_route_bills_for_i
     assert config.get("imageSize") == drawn
     billed = {None: 1_120, "2K": 1_680, "4K": 2_520}[drawn] * 6
     assert billed < int(reply.headers["x-sellapi-credits-charged"]) < billed * 1.1
+
+
+async def test_leaving_while_several_calls_wait_for_a_connection_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images are two calls at Google; neither was sent."""
+    monkeypatch.setattr(Sanic, "test_mode", True)
+    busy, over = asyncio.Event(), asyncio.Event()
+
+    async def never(_: Peer) -> None:
+        busy.set()
+        await over.wait()
+
+    async with raw_server(never) as server:
+        keeper = Shopkeeper.open(tmp_path / "shop.db")
+        provider = keeper.provider("google", f"http://127.0.0.1:{server.port}", "gemini")
+        keeper.execute("UPDATE providers SET max_connections = 1")
+        prices = {"input": 500_000, "output": 3_000_000, "image_output": 60_000_000}
+        keeper.model(
+            "draw", provider, mode="image", upstream="gemini-3.1-flash-image", prices=prices
+        )
+        key = keeper.key(keeper.user("a@example.com", tier="pro", grant=100_000))
+        async with (
+            running(tmp_path / "shop.db") as gateway,
+            openai.AsyncOpenAI(api_key=key, base_url=gateway.url, max_retries=0) as client,
+        ):
+            draw = client.images.generate
+            first = asyncio.ensure_future(draw(model="draw", prompt="A cat"))
+            await asyncio.wait_for(busy.wait(), 5)
+            second = asyncio.ensure_future(draw(model="draw", prompt="A cat", n=2))
+            await asyncio.sleep(0.2)
+            second.cancel()
+            async with asyncio.timeout(5):
+                while keeper.rows("SELECT count(*) AS open FROM requests WHERE state = 'held'") != [
+                    {"open": 1}
+                ]:
+                    await asyncio.sleep(0.01)
+            row = keeper.rows("SELECT state, charge, loss FROM requests ORDER BY id")[1]
+            assert row == {"state": "voided", "charge": 0, "loss": 0}
+            over.set()
+            with pytest.raises(openai.APIError):
+                await first
+            await gateway.quiet()
 
 
 async def test_a_filtered_image_is_a_400_with_openais_code(shop):
