@@ -155,7 +155,7 @@ class Forwarder:
                     raise before or refusal from refusal
             except BaseException:
                 attempt.sent = attempt.sent_at is not None  # else it left while it stood in line
-                attempt.ended("cancelled")
+                attempt.ended("cancelled", attempt.status)
                 raise
             else:
                 attempt.ended("ok", 200)
@@ -194,7 +194,7 @@ class Forwarder:
             decoder = await self._read_events(hold, attempt, link, job, outbound, None)
             answer = decoder.answer()
         elif outbound.repeat == 1 and not outbound.more:
-            body = await self._body(link, self._call(link, attempt, outbound))
+            body = await self._body(link, self._call(link, attempt, outbound), attempt)
             answer = link.adapter.decode(job, [body])
         else:
             answer = link.adapter.decode(job, await self._bodies(link, attempt, outbound))
@@ -203,9 +203,9 @@ class Forwarder:
         self._stats.skipped += answer.skipped
         return await inline_images(answer) if answer.image_urls else answer
 
-    async def _body(self, link: Link, call: Call) -> bytes:
+    async def _body(self, link: Link, call: Call, only: Attempt | None = None) -> bytes:
         async with link.engine.open(call) as reply:
-            await _check(link, reply)
+            await _check(link, reply, only)
             return await reply.read(ANSWER_MAX_BYTES)
 
     async def _bodies(self, link: Link, attempt: Attempt, outbound: Outbound) -> list[bytes]:
@@ -272,7 +272,7 @@ class Forwarder:
             return b"" if decoder.done else None
 
         async with link.engine.open(self._call(link, attempt, outbound)) as reply:
-            await _check(link, reply)
+            await _check(link, reply, attempt)
             decoder = hold.decoder = link.adapter.decoder(job)
             try:
                 while not decoder.done:
@@ -312,9 +312,11 @@ def _may_try_next(route: Route, failure: UpstreamFailure) -> bool:
     return failure.retryable or failure.key_refused
 
 
-async def _check(link: Link, reply: Reply) -> None:
-    """Raise the failure a reply that is no success stands for."""
+async def _check(link: Link, reply: Reply, only: Attempt | None) -> None:
+    """Raise the failure a reply that is no success stands for; to the ``only`` call of an attempt."""
     if not 200 <= reply.status < 300:
+        if only is not None:
+            only.status = reply.status  # whoever leaves before it is read pays nothing for it
         body = await reply.read(ERROR_MAX_BYTES)
         raise link.adapter.failure(reply.status, reply.headers, body)
 

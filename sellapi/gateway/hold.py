@@ -218,7 +218,7 @@ class Hold:
     @property
     def sent(self) -> bool:
         """Whether a provider may be at work on it; one that failed before is our loss, if any."""
-        return bool(self.attempts) and self.attempts[-1].sent
+        return bool(self.attempts) and self.attempts[-1].billable
 
     def note_first_byte(self) -> None:
         if self.first_byte_ms is None:
@@ -327,8 +327,9 @@ class Hold:
             usage = self._partial_usage(hidden=left)
             return self.settle(usage, finish=None, error=who if left else _why(error))
         if left:
-            what = "the next provider was asked" if self.attempts[1:] else "the request was sent"
-            self.void(499, f"{who} before {what}")
+            failed = any(a.sent for a in self.attempts)
+            when = "after a provider had failed" if failed else "before the request was sent"
+            self.void(499, f"{who} {when}")
         else:
             told = error.error if isinstance(error, UpstreamFailure) else error
             self.void(told.status if isinstance(told, ApiError) else 500, _why(error))

@@ -345,6 +345,18 @@ async def test_leaving_before_the_first_byte_charges_the_prompt(
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_leaving_while_an_error_comes_in_costs_nothing(front: Front, stream: bool) -> None:
+    front.fake.script("/chat/completions", raw_reply(b'{"error"', 5.0, b": {}}", status=503))
+    caller = await Caller.post(front, stream=stream)
+    await asked(front)
+    await asyncio.sleep(0.2)
+    caller.leave()
+    (row,) = await front.settled()
+    assert (row["state"], row["charge"], row["loss"]) == ("voided", 0, 0)
+    assert json.loads(row["attempts"])[0]["status"] == 503
+
+
 @pytest.mark.parametrize("size", [20_000, 66_000, 1_000_000])
 async def test_leaving_is_seen_however_long_the_prompt_was(front: Front, size: int) -> None:
     """Sanic stops reading in the middle of a long body, and does not look for the end by itself."""
