@@ -352,7 +352,8 @@ def _read_usual(raw: bytes) -> Usage | None:
     aside = into.cached_tokens + into.cache_write_tokens + into.audio_tokens + into.image_tokens
     output = said.completion_tokens
     usual = (
-        aside <= said.prompt_tokens
+        said.total_tokens > 0
+        and aside <= said.prompt_tokens
         and said.prompt_tokens + output == said.total_tokens
         and out.reasoning_tokens <= output
         and not out.image_tokens
@@ -392,8 +393,10 @@ def _read_any(raw: bytes, images: int = 0) -> Usage | None:
     prompt = _first(value, "prompt_tokens", "input_tokens")
     output = _first(value, "completion_tokens", "output_tokens")
     total = _first(value, "total_tokens")
-    if prompt is None and total is None:
-        return None  # what was read is not known: the gateway counts for itself
+    if not (prompt or output or total) or (prompt is None and total is None):
+        return (
+            None  # what was read is not known, and is never nothing: the gateway counts for itself
+        )
     if prompt is None:
         prompt = max(0, (total or 0) - (output or 0))
     if output is None:

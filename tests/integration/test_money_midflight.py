@@ -123,6 +123,7 @@ async def test_a_stream_of_an_account_suspended_now_ends_without_done(front: Fro
         {"prompt_tokens": 10**15, "completion_tokens": 5},
         {"prompt_tokens": None, "completion_tokens": None},
         {"prompt_tokens": True, "completion_tokens": 5},
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
         [],
         "many",
         {},
