@@ -63,7 +63,13 @@ _REFUSED = frozenset(
         "enable_search",
     )
 )
-_REFUSED_IMAGES = frozenset(("stream", "partial_images"))
+_REFUSED_IMAGES = frozenset(
+    (
+        *("stream", "partial_images"),
+        # What compatible providers call ``n``: SiliconFlow, Novita, fal, Replicate, Google, Fireworks.
+        *("batch_size", "image_num", "num_images", "num_outputs", "number_of_images", "samples"),
+    )
+)
 _BILLED = frozenset(
     (
         "model",

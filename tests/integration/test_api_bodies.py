@@ -130,6 +130,10 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("/images/generations", "response_format", "url", "response_format"),
     ("/images/generations", "stream", True, "stream"),
     ("/images/generations", "partial_images", 2, "partial_images"),
+    *(
+        ("/images/generations", name, 4, name)
+        for name in ("batch_size", "image_num", "num_images", "num_outputs", "samples")
+    ),
 ]
 
 
