@@ -214,24 +214,37 @@ class Forwarder:
         calls = [first] * outbound.repeat + [replace(first, body=body) for body in outbound.more]
         room = asyncio.Semaphore(SIDE_BY_SIDE)
         refused: list[UpstreamFailure] = []
+        billed: list[bool] = []
 
         async def one(call: Call) -> bytes | None:
+            went = False
+
+            def going() -> None:
+                nonlocal went
+                went = True
+                attempt.sending()
+
             async with room:
                 try:
-                    return await self._body(link, call)
+                    return await self._body(link, replace(call, on_send=going))
                 except UpstreamFailure as failure:
+                    went = went and failure.sent and failure.status is None
                     if outbound.more:
                         raise  # all is lost: the others are called off
                     refused.append(failure)
                     return None
+                finally:
+                    billed.append(went)
 
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(call)) for call in calls]
         except BaseExceptionGroup as errors:
+            attempt.partly = any(billed)
             raise errors.exceptions[0] from None
         bodies = [body for task in tasks if (body := task.result()) is not None]
         if not bodies:
+            attempt.partly = any(billed)
             raise refused[0]
         return bodies
 

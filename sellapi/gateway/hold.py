@@ -62,6 +62,8 @@ class Attempt:
     sent: bool = False
     sent_at: float | None = None
     """When the first byte went out; ``started`` is before any wait for a place or a connection."""
+    partly: bool = False
+    """Of several calls, one at least may be billed, however the others ended."""
     outcome: str = "running"
     status: int | None = None
     took_ms: int = 0
@@ -71,7 +73,7 @@ class Attempt:
     @property
     def billable(self) -> bool:
         """Whether the provider may bill for it although it came to nothing: sent, not refused."""
-        return self.sent and (self.status is None or self.status < 300)
+        return self.partly or (self.sent and (self.status is None or self.status < 300))
 
     def sending(self) -> None:
         """The first byte goes out now (of several calls, the first one's)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import openai
 import orjson
@@ -13,6 +14,7 @@ from sanic import Sanic
 from sellapi.admin import default_catalog
 from sellapi.admin.models import parse_prices
 from sellapi.domain.pricing import Prices
+from sellapi.storage.database import Database
 from tests.support.fake_gemini import JPEG, PNG, Scripted, fake_gemini
 from tests.support.raw_server import Peer, raw_server
 from tests.support.running import Shopkeeper, running
@@ -128,6 +130,24 @@ async def test_an_image_never_costs_less_than_what_the_default_route_bills_for_i
     assert config.get("imageSize") == drawn
     billed = {None: 1_120, "2K": 1_680, "4K": 2_520}[drawn] * 6
     assert billed < int(reply.headers["x-sellapi-credits-charged"]) < billed * 1.1
+
+
+async def test_what_a_failed_call_of_several_leaves_to_pay_is_a_loss(
+    shop: openai.AsyncOpenAI, google: Any, tmp_path: Path
+) -> None:
+    """150 texts are two calls; one is refused, the other may have been answered and billed."""
+    google.script.append(Scripted(503, b'{"error": {"code": 503, "status": "UNAVAILABLE"}}'))
+    with pytest.raises(openai.InternalServerError):
+        await shop.embeddings.create(model="google/gemini-embedding-001", input=["word"] * 150)
+    google.script.append(Scripted(503, b'{"error": {"code": 503, "status": "UNAVAILABLE"}}'))
+    with pytest.raises(openai.InternalServerError):
+        await shop.embeddings.create(model="google/gemini-embedding-001", input=["word"] * 50)
+    with Database(tmp_path / "shop.db").read() as tx:
+        rows = tx.rows("SELECT state, loss FROM requests ORDER BY id")
+    assert rows == [
+        {"state": "voided", "loss": 150 * 15_000},
+        {"state": "voided", "loss": 0},
+    ]
 
 
 async def test_leaving_while_several_calls_wait_for_a_connection_costs_nothing(
