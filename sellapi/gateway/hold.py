@@ -343,13 +343,14 @@ class Hold:
         """What was used when an answer ended early: reported input if known, output as received.
 
         Where the model hides its thoughts and was not told to have none, an answer the client left
-        counts at least the seconds since it was sent times the tokens a second of the catalog, unless
-        the provider has counted thoughts; never more than was held for.
+        before its end counts at least the seconds since it was sent times the tokens a second of the
+        catalog, unless the provider has counted thoughts; never more than was held for.
         """
         decoder = self.decoder
         known = decoder.usage if decoder is not None else None
         text = decoder.text if decoder is not None else TextCount()
-        if known is not None and decoder is not None and self._complete(decoder):
+        complete = decoder is not None and self._complete(decoder)
+        if known is not None and complete:
             return known
         output = max(text.tokens, known.output if known is not None else 0)
         last = self.attempts[-1]
@@ -358,7 +359,7 @@ class Hold:
         thinks = quirks.hidden_thoughts and last.thinks and not counted
         limit = self.priced.output_limit
         if limit is not None:  # else no words were held for: images cost what is drawn
-            if hidden and thinks and last.sent_at is not None:
+            if hidden and thinks and not complete and last.sent_at is not None:
                 seconds = time.monotonic() - last.sent_at
                 output = max(output, int(seconds * quirks.tokens_per_second))
             output = min(output, limit * self.asked.demand.n)

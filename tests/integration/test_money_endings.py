@@ -475,6 +475,21 @@ async def test_leaving_after_the_finish_reason_waits_for_the_real_usage(front: F
     assert (row["estimated"], row["charge"], row["delivery"]) == (0, 2_000_000, 2)
 
 
+async def test_leaving_after_the_finish_reason_is_no_time_for_thoughts(front: Front) -> None:
+    """No usage comes: who stayed would pay prompt and answer, so does who left."""
+    front.shop.model("test/thinker", front.provider, upstream="gpt-5.5")
+    end = data(chunk(finish="stop"))
+    front.fake.script(
+        "/chat/completions", raw_reply(0.2, data(chunk("abcd")), end, 0.5, b"data: [DONE]\n\n")
+    )
+    caller = await Caller.post(front, stream=True, model="test/thinker", max_tokens=2_000)
+    await caller.until(b'"stop"')
+    caller.leave()
+    (row,) = await front.settled()
+    assert (row["state"], row["estimated"]) == ("settled", 1)
+    assert row["charge"] == PROMPT + 200_000
+
+
 async def test_leaving_in_the_moment_the_usage_comes_charges_by_it(front: Front) -> None:
     """The event loop learns of both at once, first that the client has left."""
     peers: list[Peer] = []
