@@ -69,7 +69,8 @@ def address_of(request: Request) -> str:
     trusted: tuple[str, ...] = request.app.ctx.trusted_proxies
     if not trusted or not within(peer, trusted):
         return peer
-    forwarded = request.headers.get("x-forwarded-for", "")
+    # All of its lines: some proxies (HAProxy) add theirs below what the client sent.
+    forwarded = ",".join(request.headers.getall("x-forwarded-for", []))
     for hop in reversed([h.strip() for h in forwarded.split(",") if h.strip()]):
         if not within(hop, trusted):
             return str(hop)

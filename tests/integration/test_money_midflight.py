@@ -182,6 +182,25 @@ async def test_forwarded_addresses_count_only_behind_a_trusted_proxy(tmp_path: P
             assert answer.status_code == status, (trusted, forwarded)
 
 
+async def test_a_forwarded_address_of_the_clients_own_is_not_believed(tmp_path: Path) -> None:
+    """Some proxies write the address they saw on a line of its own, below the client's."""
+    async with open_front(tmp_path, trusted_proxies="127.0.0.1") as front:
+        front.shop.execute("UPDATE keys SET ips = '[\"10.0.0.0/8\"]'")
+        for lines, status in (
+            (("10.0.0.1", "203.0.113.5"), 401),
+            (("203.0.113.5", "10.0.0.1"), 200),
+            (("10.0.0.1", "127.0.0.1"), 200),
+        ):
+            answer = await front.http.get(
+                front.run.url + "/credits",
+                headers=[
+                    ("authorization", f"Bearer {front.key}"),
+                    *(("x-forwarded-for", line) for line in lines),
+                ],
+            )
+            assert answer.status_code == status, lines
+
+
 async def test_more_bodies_than_memory_for_them_is_503(tmp_path: Path) -> None:
     async with open_front(tmp_path, body_memory_bytes=9_000_000, grant=1_000_000) as front:
         text = [{"role": "user", "content": "x" * 2_000_000}]
