@@ -98,13 +98,15 @@ _ALWAYS_TAKEN = frozenset(
 )
 """Of a chat: with nothing else in it there is nothing to refuse by name."""
 _SERVICE_TIERS = (b'"auto"', b'"default"')
+_DECLINED = {"stream": (b"false",), "partial_images": (b"0",), "enable_search": (b"false",)}
+"""Values that ask for nothing: some clients always write them."""
 _SENSITIVE = _REFUSED | _REFUSED_IMAGES | _BILLED
 
 
 def refuse_billing_fields(fields: Mapping[str, msgspec.Raw], model: Model) -> None:
     """Raise `InvalidRequest` naming a field that would choose what is paid for.
 
-    Fields the catalog allows for the model pass; so does an explicit null.
+    Fields the catalog allows for the model pass; so do an explicit null and a plain no.
     """
     if model.mode == "chat" and fields.keys() <= _ALWAYS_TAKEN:
         return
@@ -116,7 +118,8 @@ def refuse_billing_fields(fields: Mapping[str, msgspec.Raw], model: Model) -> No
             )
         if name in model.allowed_fields or bytes(raw) == b"null":
             continue
-        if name in _REFUSED or (model.mode == "image" and name in _REFUSED_IMAGES):
+        refused = name in _REFUSED or (model.mode == "image" and name in _REFUSED_IMAGES)
+        if refused and bytes(raw) not in _DECLINED.get(name, ()):
             raise NotOffered(f"The field '{name}' is not offered here: leave it out.", param=name)
         if name == "service_tier" and bytes(raw) not in _SERVICE_TIERS:
             raise NotOffered("Only the service tiers 'auto' and 'default' are offered.", param=name)

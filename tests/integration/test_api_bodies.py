@@ -170,6 +170,20 @@ async def test_null_counts_as_not_said(front: Front) -> None:
     assert front.fake.requests[-1].body["temperature"] is None
 
 
+async def test_a_paid_extra_that_is_declined_is_not_refused(front: Front) -> None:
+    path = "/images/generations"
+    for declined in ({"stream": False}, {"partial_images": 0}, {"stream": False, "n": 1}):
+        answer = await front.post(path, PATHS[path] | declined)
+        assert answer.status_code == 200, (declined, answer.text)
+    client = front.openai()
+    drawn = await client.images.generate(**PATHS[path], stream=False)
+    assert drawn.data[0].b64_json
+    assert (await front.chat(enable_search=False)).status_code == 200
+    await refused(
+        front, "/chat/completions", PATHS["/chat/completions"] | {"audio": False}, "audio"
+    )
+
+
 @pytest.mark.parametrize("depth", [500, 2_000, DEEP])
 async def test_deep_nesting_anywhere_never_breaks_the_server(front: Front, depth: int) -> None:
     nest = "[" * depth + "]" * depth
