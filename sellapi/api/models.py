@@ -50,7 +50,10 @@ async def list_models(request: Request) -> HTTPResponse:
 
 @reads(blueprint, "/models/<slug:path>")
 async def show_model(request: Request, slug: str) -> HTTPResponse:
-    slug = unquote(slug)  # openai-py and openai-js send the slash as %2F, others as it is
+    # openai-py and openai-js send the slash as %2F, others as it is; one at the end says nothing
+    slug = unquote(slug).rstrip("/")
+    if not slug:
+        return await list_models(request)
     catalog, caller, headers = await _seen_by(request)
     gateway: Gateway = request.app.ctx.gateway
     model = catalog.models.get(slug)

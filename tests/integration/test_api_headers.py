@@ -248,6 +248,13 @@ async def test_head_answers_like_get_without_a_body(front: Front) -> None:
         assert answer.headers["x-request-id"].startswith("req_")
 
 
+async def test_a_slash_at_the_end_of_a_route_says_nothing(front: Front) -> None:
+    for path in ("/models", f"/models/{CHAT}", f"/models/{CHAT.replace('/', '%2F')}", "/usage"):
+        plain, slash = await front.get(path), await front.get(path + "/")
+        assert slash.status_code == 200, (path, slash.text)
+        assert slash.json() == plain.json()
+
+
 # -- CORS ----------------------------------------------------------------------------------------
 
 
