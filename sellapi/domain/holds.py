@@ -80,7 +80,7 @@ def price_demand(model: Model, demand: Demand, available: int) -> Priced:
     With a limit stated by the client it is that many tokens, whether affordable or not. With none
     it is the model's maximum, but no more than a quarter of what is available, and never below
     min(maximum, 4,096; reasoning 16,384) while available covers that; when it does not, what is
-    affordable. A maximum that is only assumed is no more than the context leaves for it, where that is
+    affordable. A limit that will be stated is no more than the context leaves for it, where that is
     known. The caller refuses when ``hold > available`` or the bound is below `least_output`.
     """
     if model.mode != "chat":
@@ -89,18 +89,29 @@ def price_demand(model: Model, demand: Demand, available: int) -> Priced:
     if demand.stated_output is not None:
         limit = min(demand.stated_output, most)
         return Priced(_hold(model, demand, limit), limit, bounded=False)
-    if model.max_output is None and model.context_length is not None:
-        # It will be stated, and a provider refuses a limit that the prompt leaves no room for.
-        context = model.context_length
-        room = max(context - demand.prompt.total_input, min(UNSTATED_FLOOR, context // 2), 1)
-        most = min(most, room)
+    if model.max_output is None:
+        most = min(most, _room(model, demand, UNSTATED_FLOOR))
     floor = min(most, UNSTATED_FLOOR_REASONING if model.reasoning else UNSTATED_FLOOR)
     limit = bound_output(model, demand, available // 4, most)
     if limit < floor:
         limit = bound_output(model, demand, available, floor)
+    if limit < most:
+        limit = min(limit, _room(model, demand, floor))
     hold = _hold(model, demand, limit)
     bounded = limit < most or model.max_output is None
     return Priced(hold, limit, bounded=bounded, reserve=3 * hold if limit > floor else 0)
+
+
+def _room(model: Model, demand: Demand, least: int) -> int:
+    """Tokens the prompt leaves for an answer: a provider refuses a limit that does not fit beside it.
+
+    The prompt is estimated from above, so that it may leave more: half the context goes to the answer
+    if it is no more than ``least``.
+    """
+    context = model.context_length
+    if context is None:
+        return model.output_limit
+    return max(context - demand.prompt.total_input, min(least, context // 2), 1)
 
 
 def price_affordable(model: Model, demand: Demand, available: int) -> Priced | None:

@@ -204,6 +204,17 @@ async def test_a_maximum_nobody_told_is_assumed_and_stated(
         assert front.fake.requests[-1].body["max_tokens"] == 6_000  # the client's own choice
 
 
+async def test_a_bound_leaves_room_for_the_prompt(tmp_path: Path) -> None:
+    """Else a provider refuses a limit the client never stated: prompt and answer share the context."""
+    async with open_front(tmp_path, grant=30_000) as front:
+        front.shop.execute("UPDATE models SET context_length = 32768, max_output = 32768")
+        for words, most in ((5_000, 32_768 - 5_000), (8_000, 32_768 - 8_000), (20_000, 4_096)):
+            answer = await front.chat(messages=[{"role": "user", "content": "word " * words}])
+            limit = front.fake.requests[-1].body["max_tokens"]
+            assert 4_096 <= limit <= most, words
+            assert answer.headers["x-sellapi-max-tokens"] == str(limit)
+
+
 @pytest.mark.parametrize(
     ("grant", "upstream", "limit"),
     [
