@@ -71,10 +71,23 @@ def address_of(request: Request) -> str:
         return peer
     # All of its lines: some proxies (HAProxy) add theirs below what the client sent.
     forwarded = ",".join(request.headers.getall("x-forwarded-for", []))
-    for hop in reversed([h.strip() for h in forwarded.split(",") if h.strip()]):
+    for hop in reversed([_bare(h.strip()) for h in forwarded.split(",") if h.strip()]):
         if not within(hop, trusted):
-            return str(hop)
+            return hop
     return peer
+
+
+def _bare(hop: str) -> str:
+    """An address without what some proxies put round it: a port, brackets, IPv6 for an IPv4."""
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        ip = ipaddress.ip_address(hop)
+    except ValueError:
+        return hop
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
 def within(address: str, networks: tuple[str, ...]) -> bool:

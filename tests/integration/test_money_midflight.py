@@ -201,6 +201,24 @@ async def test_a_forwarded_address_of_the_clients_own_is_not_believed(tmp_path: 
             assert answer.status_code == status, lines
 
 
+async def test_a_forwarded_address_is_known_however_a_proxy_writes_it(tmp_path: Path) -> None:
+    async with open_front(tmp_path, trusted_proxies="127.0.0.1, 10.9.0.0/16") as front:
+        front.shop.execute('UPDATE keys SET ips = \'["10.0.0.0/8", "2001:db8::/32"]\'')
+        for forwarded, status in (
+            ("10.0.0.1:4711", 200),  # Azure's gateways
+            ("::ffff:10.0.0.1", 200),  # nginx that listens on both families at once
+            ("[2001:db8::7]:4711", 200),
+            ("2001:db8::7", 200),
+            ("10.0.0.1, 10.9.0.1:80", 200),
+            ("203.0.113.5:4711", 401),
+            ("::ffff:203.0.113.5", 401),
+            ("[", 401),
+            (":", 401),
+        ):
+            answer = await front.get("/credits", **{"x-forwarded-for": forwarded})
+            assert answer.status_code == status, forwarded
+
+
 async def test_more_bodies_than_memory_for_them_is_503(tmp_path: Path) -> None:
     async with open_front(tmp_path, body_memory_bytes=9_000_000, grant=1_000_000) as front:
         text = [{"role": "user", "content": "x" * 2_000_000}]
