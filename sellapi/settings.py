@@ -5,7 +5,9 @@ Built once and passed down; never a global. An unknown key is an error that name
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ __all__ = ["FILE_NAME", "PREFIX", "Settings"]
 
 PREFIX = "SELLAPI_"
 FILE_NAME = "sellapi.toml"
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#@*]+")
 
 
 class Settings(BaseSettings):
@@ -75,6 +78,28 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """As browsers write them: in lower case, nothing behind the host and port."""
+        origins = tuple(origin.lower().removesuffix("/") for origin in value)
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: write for example https://app.example")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{network!r} is no address or network: write for example 10.0.0.1 or 10.0.0.0/8"
+                ) from None
+        return value
 
     @field_validator("database")
     @classmethod
