@@ -56,6 +56,10 @@ class Exchange(Http):
     """Of the body, or of its chunk."""
     response_func: Any
 
+    def __init__(self, protocol: Any) -> None:
+        super().__init__(protocol)  # type: ignore[no-untyped-call]
+        self.request_body = None  # asked for when bytes come before the first request is begun
+
     async def http1_request_header(self) -> None:
         """Read a head and make the `Request` of it; raises what Sanic's own does."""
         head = await self._read_head()

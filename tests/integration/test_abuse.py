@@ -11,11 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from sellapi.api import protocol
 from tests.support.fake_openai import stream_reply
 from tests.support.shopfront import CHAT, EMBED, HELLO, Front, chunk, open_front
 
+LOOPS = {"uvloop": uvloop.new_event_loop}
+"""The server's: not everything comes in the order of asyncio's own."""
 LIMITS = {
     "head_timeout": 0.5,
     "body_timeout": 0.6,
@@ -97,6 +100,15 @@ async def test_a_head_that_trickles_in_is_cut_at_its_deadline_however_many_bytes
         slow = asyncio.ensure_future(_trickle(raw))
         assert await raw.closed_within(2.0)
         slow.cancel()
+
+
+async def test_a_head_that_begins_with_its_connection_has_a_deadline_too(front):
+    """Its first bytes are there before the server has begun with the connection."""
+    sock = socket.create_connection(("127.0.0.1", int(front.run.origin.rpartition(":")[2])))
+    sock.sendall(b"GET /health HTTP/1.1\r\nx-slow: ")
+    raw = Raw(*await asyncio.open_connection(sock=sock))
+    assert await raw.closed_within(2.0)
+    raw.writer.transport.abort()
 
 
 async def test_a_second_head_on_a_connection_has_a_deadline_of_its_own(front):
