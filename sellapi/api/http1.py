@@ -26,6 +26,8 @@ _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\x00]*")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[^\r\n\x00]*|[ \t]*)")
 """A chunk's size and its extensions (RFC 9112, 7.1)."""
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
+_CHUNKED = re.compile("chunked", re.ASCII | re.IGNORECASE)
+"""Not by ``lower``: that makes a ``k`` of the Kelvin sign, which a proxy does not."""
 _CHUNK_LINE_MAX = 1_024
 
 
@@ -129,7 +131,7 @@ class Exchange(Http):
                 raise BadRequest("Bad content-length")
             self.request_body = True
             self.request_bytes_left = self.request_bytes = int(lengths[0])
-        elif lengths or minor == "0" or [c.lower() for c in codings] != ["chunked"]:
+        elif lengths or minor == "0" or len(codings) > 1 or not _CHUNKED.fullmatch(codings[0]):
             raise BadRequest("Bad transfer-encoding")
         else:
             self.request_body = "chunked"

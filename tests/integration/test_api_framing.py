@@ -44,7 +44,7 @@ async def say(front: Front, *pieces: bytes, pause_s: float = 0.01) -> bytes:
 
 def post(front: Front, *fields: str, first: str = "POST /v1/chat/completions HTTP/1.1") -> bytes:
     lines = [first, "host: x", f"authorization: Bearer {front.key}", *fields]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def length(front: Front, *fields: str) -> bytes:
@@ -163,6 +163,13 @@ async def test_broken_chunks_are_400_and_the_end(front: Front, chunks: bytes) ->
     assert answer.startswith(b"HTTP/1.1 400 "), answer
     assert answer.count(b"HTTP/1.1 ") == 1
     assert front.fake.requests == []
+
+
+async def test_a_coding_that_only_looks_like_chunked_is_none(front: Front) -> None:
+    """With the Kelvin sign, whose small letter is a ``k``."""
+    head = post(front, "transfer-encoding: chun\u212aed", "connection: close")
+    answer = await say(front, head + IN_CHUNKS + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_chunks_are_not_for_http_1_0(front: Front) -> None:
