@@ -191,7 +191,7 @@ class Exchange(Http):
         return line
 
     def _broken_chunks(self) -> NoReturn:
-        self.keep_alive = False
+        self.request_body, self.keep_alive = None, False  # nobody can tell where it would end
         raise BadRequest("Bad chunked encoding")
 
     async def send_whole(self, answer: BaseHTTPResponse, head: bytes, body: bytes) -> None:
