@@ -48,6 +48,11 @@ def _lower(name: str) -> str:
     return name.lower()
 
 
+def _pass_empty_lines(buffer: bytearray) -> None:
+    while buffer.startswith(b"\r\n"):
+        del buffer[:2]
+
+
 class Exchange(Http):
     """Sanic's connection, one request after the other."""
 
@@ -61,6 +66,14 @@ class Exchange(Http):
     def __init__(self, protocol: Any) -> None:
         super().__init__(protocol)  # type: ignore[no-untyped-call]
         self.request_body = None  # asked for when bytes come before the first request is begun
+
+    def init_for_request(self) -> None:
+        super().init_for_request()  # type: ignore[no-untyped-call]
+        buffer: bytearray = self.recv_buffer
+        if buffer:  # came while the one before was answered
+            _pass_empty_lines(buffer)
+            protocol: Any = self.protocol
+            protocol.begin_head()
 
     async def http1_request_header(self) -> None:
         """Read a head and make the `Request` of it; raises what Sanic's own does."""
@@ -97,8 +110,7 @@ class Exchange(Http):
         buffer: bytearray = self.recv_buffer
         seen = 0
         while True:
-            while buffer.startswith(b"\r\n"):
-                del buffer[:2]
+            _pass_empty_lines(buffer)
             end = buffer.find(b"\r\n\r\n", seen)
             if end >= 0 or len(buffer) > self.HEADER_MAX_SIZE:
                 break

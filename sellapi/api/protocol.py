@@ -185,14 +185,20 @@ class GuardedProtocol(HttpProtocol):
         """As Sanic's, but the time a head may take begins with its first byte."""
         if self._address is None:
             return
-        now = self._time = monotonic()
+        self._time = monotonic()
         http = self.http
         if http is None or (http.stage is Stage.IDLE and not http.request_body):
-            self._head_since = self.since = now
+            if data == b"\r\n" and not self.recv_buffer:
+                return  # the empty line that some send behind a body
+            self.begin_head()
         self.recv_buffer += data
         if len(self.recv_buffer) >= self._buffered_most and self.transport is not None:
             self.transport.pause_reading()
         self._data_received.set()
+
+    def begin_head(self) -> None:
+        """The time for a head begins."""
+        self._head_since = self.since = monotonic()
 
     async def receive_more(self) -> None:
         """As Sanic's, but what nobody wants is read at a pace that leaves the others theirs."""

@@ -8,14 +8,15 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from sellapi.api import protocol
-from tests.support.fake_openai import stream_reply
-from tests.support.shopfront import CHAT, EMBED, HELLO, Front, chunk, open_front
+from tests.support.fake_openai import json_reply, stream_reply
+from tests.support.shopfront import CHAT, EMBED, HELLO, Front, chunk, completion, open_front
 
 LOOPS = {"uvloop": uvloop.new_event_loop}
 """The server's: not everything comes in the order of asyncio's own."""
@@ -122,6 +123,33 @@ async def test_a_second_head_on_a_connection_has_a_deadline_of_its_own(front):
         slow = asyncio.ensure_future(_trickle(raw))
         assert await raw.closed_within(2.0)
         slow.cancel()
+
+
+async def test_a_head_that_begins_behind_a_slow_request_has_the_time_of_any_other(front):
+    front.fake.script("/chat/completions", replace(json_reply(completion()), before_s=0.7))
+    body = json.dumps({"model": CHAT, "messages": HELLO}).encode()
+    async with connect(front) as raw:
+        raw.writer.write(post(front.key, body, f"content-length: {len(body)}") + b"GET /health")
+        assert (await raw.answer())[0] == 200
+        await asyncio.sleep(0.2)
+        raw.writer.write(b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await raw.answer())[0] == 200
+
+
+async def test_an_empty_line_behind_a_body_begins_no_head(front):
+    """Else the connection would be ended with a 408 that nobody asked for."""
+    front.fake.script("/chat/completions", json_reply(completion()))
+    body = json.dumps({"model": CHAT, "messages": HELLO}).encode()
+    async with connect(front) as with_it, connect(front) as later:
+        for raw in (with_it, later):
+            line = b"\r\n" if raw is with_it else b""
+            raw.writer.write(post(front.key, body, f"content-length: {len(body)}") + line)
+            assert (await raw.answer())[0] == 200
+        later.writer.write(b"\r\n")
+        await asyncio.sleep(0.7)
+        for raw in (with_it, later):
+            raw.writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await raw.answer())[0] == 200
 
 
 async def test_a_connection_that_says_nothing_is_closed_sooner_than_one_kept_alive(front):

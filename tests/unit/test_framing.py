@@ -31,6 +31,7 @@ def exchange(pieces: list[bytes]) -> Exchange:
         SimpleNamespace(
             send=None,
             receive_more=receive_more,
+            begin_head=lambda: None,
             recv_buffer=buffer,
             app=APP,
             request_class=OurRequest,
