@@ -138,7 +138,13 @@ def create_app(services: Services, *, name: str = "sellapi") -> Sanic[Any, Any]:
     app.before_server_start(_start)
     app.before_server_stop(_stop)
     app.after_server_stop(_close)
+    logging.getLogger("sanic.error").addFilter(_is_news)
     return app
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that a body was left unread: a GET's always is, and anybody could fill the log with it."""
+    return not str(record.msg).endswith(" body not consumed.")
 
 
 def _configure(app: Sanic[Any, Any], services: Services) -> None:

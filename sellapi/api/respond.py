@@ -42,8 +42,13 @@ Handler = Callable[..., Awaitable[HTTPResponse]]
 
 
 def reads(blueprint: Blueprint, uri: str) -> Callable[[Handler], Handler]:
-    """A route that only reads: GET, and the HEAD of monitors (a GET without its body)."""
-    route: Callable[[Handler], Handler] = blueprint.route(uri, methods=("GET", "HEAD"))
+    """A route that only reads: GET, and the HEAD of monitors (a GET without its body).
+
+    A body that comes with it is passed over after the answer; Sanic would gather it in memory before.
+    """
+    route: Callable[[Handler], Handler] = blueprint.route(
+        uri, methods=("GET", "HEAD"), ignore_body=True
+    )
     return route
 
 

@@ -269,6 +269,23 @@ async def test_a_flood_of_bad_keys_does_not_touch_a_good_key_of_the_same_address
     assert set(await asyncio.gather(*flood)) == {401}
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+async def test_a_body_nobody_asked_for_is_neither_kept_nor_waited_for(front, caplog, method):
+    first = f"{method} /health HTTP/1.1\r\nhost: x\r\n".encode()
+    async with connect(front) as raw, asyncio.timeout(5):
+        raw.writer.write(first + b"content-length: 4\r\n\r\n{}{}" + first + b"\r\n")
+        for _ in range(2):
+            head = await raw.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 204 "))
+            await raw.reader.readexactly(15 if method == "GET" else 0)
+        raw.writer.write(first + b"content-length: 100000000\r\n\r\n" + b" " * 100_000)
+        assert (await raw.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 20")
+        slow = asyncio.ensure_future(_trickle(raw))
+        assert await raw.closed_within(2.0)
+        slow.cancel()
+    assert not caplog.records  # a flood must not fill the log
+
+
 async def test_bodies_in_memory_are_counted_as_they_arrive_and_given_back(tmp_path):
     async with open_front(tmp_path, grant=1_000_000, body_memory_bytes=1_200_000) as front:
         big = {"model": CHAT, "messages": [{"role": "user", "content": "x" * 400_000}]}
