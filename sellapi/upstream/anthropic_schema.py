@@ -19,6 +19,8 @@ _FORMATS = frozenset(
     "date-time time date duration email hostname uri ipv4 ipv6 uuid".split()  # noqa: SIM905
 )
 _KEPT = ("type", "title", "const", "default")
+_TELLING = frozenset(("type", "enum", "const", "anyOf", "allOf"))
+"""Keywords one of which every schema must have."""
 _UNSUPPORTED_REGEX = re.compile(r"\(\?(?!:)|\\[bB1-9]")
 _DROPPED_QUIETLY = frozenset({"$schema", "$id", "$comment", "additionalProperties"})
 _MAX_DEPTH = 64
@@ -32,8 +34,8 @@ def strict_schema(schema: JsonObject) -> JsonObject | None:
     """The schema for ``output_config.format`` or a strict tool; None when it cannot be said.
 
     Every object gets ``additionalProperties: false``, ``oneOf`` becomes ``anyOf``, refused keywords
-    become part of the description. Recursive or external references and free-form maps are what
-    cannot be said.
+    become part of the description. Recursive or external references and what is left open (maps,
+    schemas that take anything) are what cannot be said.
     """
     try:
         if _recursive(schema):
@@ -62,6 +64,8 @@ def _strict(schema: Any, depth: int) -> JsonObject:
             rest[key] = value
     if _is_object(schema):
         _close(schema, result)
+    if not result.keys() & _TELLING:
+        raise _Impossible  # anything goes: the API wants a type
     _describe(schema.get("description"), rest, result)
     return result
 
@@ -120,8 +124,8 @@ def _is_object(schema: JsonObject) -> bool:
 
 
 def _close(schema: JsonObject, result: JsonObject) -> None:
-    extra = schema.get("additionalProperties")
-    if isinstance(extra, dict) and extra and not schema.get("properties"):
+    extra = schema.get("additionalProperties", "properties" not in schema)
+    if extra is not False and not schema.get("properties"):
         raise _Impossible  # a map: closing it would only ever allow {}
     if "type" not in result:
         result["type"] = "object"

@@ -402,6 +402,40 @@ def test_a_json_object_and_an_unsayable_schema_are_asked_for_in_the_system_promp
 
 
 @pytest.mark.parametrize(
+    "open_part",
+    [
+        {"type": "object", "additionalProperties": True},
+        {"type": "object"},
+        {"anyOf": [{"type": "object", "properties": {}, "additionalProperties": True}]},
+        {"type": "object", "patternProperties": {"^x": {"type": "string"}}},
+        {"title": "Anything"},
+        {"type": "array", "items": {}},
+        {"not": {"type": "null"}},
+    ],
+)
+def test_a_schema_that_leaves_a_part_open_is_asked_for_in_words(open_part: dict[str, Any]):
+    """Closed, a map would always be answered empty; a schema of nothing is a 400 upstream."""
+    schema = {"type": "object", "properties": {"part": open_part}, "required": ["part"]}
+    body = sent({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}})
+    assert '"part"' in body["system"]
+    assert "output_config" not in body
+    function = {"name": "f", "strict": True, "parameters": schema}
+    tool = sent({"tools": [{"type": "function", "function": function}]})["tools"][0]
+    assert (tool["input_schema"], tool.get("strict")) == (schema, None)
+
+
+def test_an_object_without_properties_is_closed_where_it_says_so():
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    silent = {"type": "object", "properties": {}}
+    schema = {"type": "object", "properties": {"a": nothing, "b": silent}}
+    body = sent({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}})
+    told = body["output_config"]["format"]["schema"]["properties"]
+    assert told == {"a": nothing, "b": nothing}
+    tool = sent({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]})
+    assert tool["tools"][0]["strict"] is True
+
+
+@pytest.mark.parametrize(
     "stop, expected", [("x", ["x"]), (["a", " ", "\n", "a"], ["a"]), ("", None)]
 )
 def test_stop_is_a_list_without_blank_entries(stop: Any, expected: Any):
