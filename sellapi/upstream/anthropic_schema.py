@@ -19,7 +19,7 @@ _FORMATS = frozenset(
     "date-time time date duration email hostname uri ipv4 ipv6 uuid".split()  # noqa: SIM905
 )
 _KEPT = ("type", "title", "const", "default")
-_TELLING = frozenset(("type", "enum", "const", "anyOf", "allOf"))
+_TELLING = frozenset(("type", "enum", "const", "anyOf"))
 """Keywords one of which every schema must have."""
 _UNSUPPORTED_REGEX = re.compile(r"\(\?(?!:)|\\[bB1-9]")
 _DROPPED_QUIETLY = frozenset({"$schema", "$id", "$comment", "additionalProperties"})
@@ -56,6 +56,8 @@ def _strict(schema: Any, depth: int) -> JsonObject:
             result[name] = {key: _strict(value, depth + 1) for key, value in inner.items()}
     if "$ref" in schema:
         return {**result, "$ref": schema["$ref"]}
+    if isinstance(every := schema.get("allOf"), list):
+        return result | _strict(_only(every, schema), depth + 1)
     rest: JsonObject = {}
     for key, value in schema.items():
         if key in _KEPT:
@@ -70,6 +72,13 @@ def _strict(schema: Any, depth: int) -> JsonObject:
     return result
 
 
+def _only(every: list[Any], schema: JsonObject) -> Any:
+    """The one schema of an ``allOf``: closed, several would forbid each other's properties."""
+    if len(every) != 1 or "properties" in schema or "anyOf" in schema or "oneOf" in schema:
+        raise _Impossible
+    return every[0]
+
+
 def _translate(key: str, value: Any, result: JsonObject, depth: int) -> bool:
     """Write one keyword into the result; False when the API refuses it."""
     if key in {"$defs", "definitions", "description"} or key in _DROPPED_QUIETLY:
@@ -81,8 +90,6 @@ def _translate(key: str, value: Any, result: JsonObject, depth: int) -> bool:
     elif key in {"anyOf", "oneOf"} and isinstance(value, list):
         variants = [_strict(inner, depth + 1) for inner in value]
         result["anyOf"] = [*result.get("anyOf", ()), *variants]
-    elif key == "allOf" and isinstance(value, list):
-        result["allOf"] = [_strict(inner, depth + 1) for inner in value]
     elif key == "required" and isinstance(value, list):
         result["required"] = _names(value)
     elif key == "enum" and isinstance(value, list) and value and all(map(_primitive, value)):

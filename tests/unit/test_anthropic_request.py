@@ -424,6 +424,24 @@ def test_a_schema_that_leaves_a_part_open_is_asked_for_in_words(open_part: dict[
     assert (tool["input_schema"], tool.get("strict")) == (schema, None)
 
 
+def test_an_allof_of_one_is_that_one_and_of_several_is_asked_for_in_words():
+    """Closed, each of several objects forbids what the others require."""
+    one, two = (
+        {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+        for name in ("a", "b")
+    )
+    part = {"allOf": [{"$ref": "#/$defs/One"}], "default": None}
+    schema: dict[str, Any] = {"type": "object", "properties": {"part": part}, "$defs": {"One": one}}
+    body = sent({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}})
+    told = body["output_config"]["format"]["schema"]
+    assert told["properties"]["part"] == {"$ref": "#/$defs/One"}
+    for both in ({"allOf": [one, two]}, one | {"allOf": [two]}):
+        wanted = {"type": "json_schema", "json_schema": {"schema": both}}
+        body = sent({"response_format": wanted})
+        assert '"allOf"' in body["system"]
+        assert "output_config" not in body
+
+
 def test_an_object_without_properties_is_closed_where_it_says_so():
     nothing = {"type": "object", "properties": {}, "additionalProperties": False}
     silent = {"type": "object", "properties": {}}
