@@ -31,6 +31,7 @@ from sellapi.upstream.openai_shape import (
     ChunkWriter,
     JsonObject,
     arguments_text,
+    exact_loads,
     parse_chat,
     refusing_depth,
 )
@@ -120,7 +121,7 @@ class AnthropicAdapter:
 
 def _object(data: bytes, otherwise: str) -> JsonObject:
     try:
-        value = orjson.loads(data)
+        value = exact_loads(data)
     except ValueError as error:
         raise garbage(otherwise) from error
     if not isinstance(value, dict):

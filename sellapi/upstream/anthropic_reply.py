@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from sellapi.domain.usage import MAX_COUNT, Usage
 from sellapi.upstream.adapter import Answer, Job, TextCount
 from sellapi.upstream.anthropic_thinking import Thoughts, ThoughtsMemory, carry
-from sellapi.upstream.openai_shape import Choice, JsonObject, completion
+from sellapi.upstream.openai_shape import Choice, JsonObject, completion, exact_dumps
 
 __all__ = ["Gathered", "finish_reason", "merge_usage", "read_usage"]
 
@@ -68,7 +66,7 @@ def read_usage(raw: Any) -> Usage | None:
         cache_write_1h=total[3],
         output=total[4],
         reasoning=min(thinking, total[4]),
-        raw=orjson.dumps(raw),
+        raw=exact_dumps(raw),
     )
 
 

@@ -23,6 +23,7 @@ from sellapi.upstream.openai_shape import (
     ResponseFormat,
     Tool,
     ToolChoice,
+    exact_dumps,
     field_value,
     parse_chat,
     refuse,
@@ -86,7 +87,7 @@ def encode_chat(job: Job, memory: ThoughtsMemory) -> tuple[bytes, bool, bool]:
     stream = job.stream or limit > STREAM_ABOVE
     if stream:
         body["stream"] = True
-    return orjson.dumps(body), stream, thinking.on
+    return exact_dumps(body), stream, thinking.on
 
 
 # -------------------------------------------------------------------------- limits and refusals

@@ -11,8 +11,6 @@ from base64 import b64decode, b64encode
 from bisect import bisect_left
 from urllib.parse import urlsplit
 
-import orjson
-
 from sellapi.upstream.adapter import Job
 from sellapi.upstream.gemini_signatures import (
     LAST_RESORT,
@@ -30,6 +28,7 @@ from sellapi.upstream.openai_shape import (
     Part,
     TextPart,
     ToolCall,
+    exact_loads,
     refuse,
 )
 
@@ -234,7 +233,7 @@ def _response(answer: Message | None) -> JsonObject:
         return {"error": text}
     if text.lstrip()[:1] == "{":
         try:
-            value = orjson.loads(text)
+            value = exact_loads(text.encode())
         except ValueError:
             value = None
         if isinstance(value, dict):

@@ -10,13 +10,11 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-import orjson
-
 from sellapi.domain.quirks import GeminiQuirks
 from sellapi.upstream.adapter import Job
 from sellapi.upstream.gemini_contents import write_contents
 from sellapi.upstream.gemini_signatures import SignatureStore
-from sellapi.upstream.openai_shape import Chat, JsonObject, Tool, field_value, refuse
+from sellapi.upstream.openai_shape import Chat, JsonObject, Tool, exact_dumps, field_value, refuse
 
 __all__ = ["chat_body", "model_path", "state_limit"]
 
@@ -63,7 +61,7 @@ def chat_body(job: Job, chat: Chat, signatures: SignatureStore) -> bytes:
         body["generationConfig"] = config
     # One provider account serves many customers: nothing of theirs is kept there.
     body["store"] = False
-    return orjson.dumps(body)
+    return exact_dumps(body)
 
 
 # Tools

@@ -15,7 +15,14 @@ import orjson
 
 from sellapi.upstream.adapter import Job
 from sellapi.upstream.openai_legacy import LegacyCalls
-from sellapi.upstream.openai_parts import JsonObject, Part, TextPart, parse_parts, refuse
+from sellapi.upstream.openai_parts import (
+    JsonObject,
+    Part,
+    TextPart,
+    exact_loads,
+    parse_parts,
+    refuse,
+)
 
 __all__ = [
     "EFFORTS",
@@ -465,7 +472,7 @@ def _arguments(text: Any, param: str) -> JsonObject:
     if not text.strip():
         return {}
     try:
-        value = orjson.loads(text)
+        value = exact_loads(text.encode())
     except ValueError as error:
         raise refuse(f"'arguments' is not valid JSON: {error}.", param) from error
     if value is None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
+
+import msgspec
+import orjson
 
 from sellapi.errors import InvalidRequest
 
@@ -18,11 +22,37 @@ __all__ = [
     "Part",
     "TextPart",
     "decode_data_url",
+    "exact_dumps",
+    "exact_loads",
     "parse_parts",
     "refuse",
 ]
 
 JsonObject = dict[str, Any]
+
+_LONG = re.compile(rb"[0-9]{19}")
+
+
+def exact_loads(data: bytes) -> Any:
+    """JSON with every digit of its integers: orjson makes floats of those beyond 64 bits.
+
+    Raises ValueError.
+    """
+    value = orjson.loads(data)
+    if _LONG.search(data):
+        with suppress(ValueError, RecursionError):  # thousands of digits, hundreds of levels
+            return msgspec.json.decode(data)
+    return value
+
+
+def exact_dumps(value: Any) -> bytes:
+    """JSON of anything `exact_loads` returned; raises TypeError where it is nested too deeply."""
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        if "64-bit" not in str(error):
+            raise
+        return msgspec.json.encode(value)
 
 
 def refuse(message: str, param: str) -> InvalidRequest:

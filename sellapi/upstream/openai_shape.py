@@ -37,6 +37,8 @@ from sellapi.upstream.openai_parts import (
     Part,
     TextPart,
     decode_data_url,
+    exact_dumps,
+    exact_loads,
     refuse,
 )
 
@@ -59,6 +61,8 @@ __all__ = [
     "arguments_text",
     "completion",
     "decode_data_url",
+    "exact_dumps",
+    "exact_loads",
     "field_value",
     "openai_usage",
     "parse_chat",
@@ -97,7 +101,7 @@ def arguments_text(value: Any) -> str:
     if not isinstance(value, dict) or not value:
         return "{}"
     try:
-        return orjson.dumps(value).decode()
+        return exact_dumps(value).decode()
     except TypeError:
         raise garbage("a call that is nested too deeply") from None
 

@@ -64,6 +64,13 @@ def test_calls_alone_have_null_content_and_texts_are_joined():
     assert "tool_calls" not in texts["choices"][0]["message"]
 
 
+def test_integers_keep_every_digit_in_a_call():
+    """As they do in a stream, where arguments come as text."""
+    call = {"type": "tool_use", "id": "a", "name": "f", "input": {"wei": 1234567890123456789012}}
+    only = answer(message(call, stop_reason="tool_use"))["choices"][0]["message"]
+    assert only["tool_calls"][0]["function"]["arguments"] == '{"wei":1234567890123456789012}'
+
+
 def test_unknown_blocks_are_skipped_and_counted():
     raw = json.dumps(message({"type": "brand_new"}, {"type": "text", "text": "a"})).encode()
     assert AnthropicAdapter().decode(job({}), [raw]).skipped == 1

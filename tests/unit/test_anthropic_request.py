@@ -127,6 +127,13 @@ def test_strange_and_repeated_ids_are_mapped_consistently():
     assert [blocks[1]["content"], blocks[3]["content"]] == ["first", "second"]
 
 
+def test_integers_keep_every_digit_in_the_history():
+    """Amounts in wei, say, are longer than 64 bits; a float would round them unnoticed."""
+    asks = asked(call("a", '{"wei": 1234567890123456789012}'))
+    body = sent({"messages": [USER, asks, told("a")], "tools": [TOOL]})
+    assert body["messages"][1]["content"][0]["input"] == {"wei": 1234567890123456789012}
+
+
 def test_a_history_with_calls_but_no_tools_gets_tools_that_may_not_be_called():
     body = sent({"messages": [USER, asked(call("a")), told("a")]})
     assert body["tools"] == [{"name": "f", "input_schema": {"type": "object", "properties": {}}}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import orjson
 import pytest
@@ -53,7 +54,7 @@ def encode(body, model=NEW, adapter=None, **more):
     """The body sent, checked by the fake's rules."""
     job = gemini_job({"messages": [USER]} | body, model, **more)
     outbound = (adapter or GeminiAdapter()).encode(job)
-    sent = orjson.loads(outbound.body)
+    sent = json.loads(outbound.body)
     check_generate(model, sent)
     return sent
 
@@ -347,6 +348,14 @@ def responses(messages, model=NEW):
 )
 def test_a_result_is_an_object_whatever_the_tool_said(content, response):
     assert responses([USER, asked(call("a")), told("a", content)]) == [response]
+
+
+def test_integers_keep_every_digit_in_calls_and_results():
+    asks = asked(call("a", arguments='{"wei": 1234567890123456789012}'))
+    body = encode({"messages": [USER, asks, told("a", '{"wei": 1234567890123456789012}')]})
+    wei = {"wei": 1234567890123456789012}
+    assert body["contents"][1]["parts"][0]["functionCall"]["args"] == wei
+    assert body["contents"][2]["parts"][0]["functionResponse"]["response"] == wei
 
 
 def test_a_lost_result_is_made_up_as_an_error():
