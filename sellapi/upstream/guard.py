@@ -45,7 +45,10 @@ MAGIC = (
     (b"GIF8", "image/gif"),
     (b"%PDF-", "application/pdf"),
 )
-"""What "application/octet-stream" or no type at all may turn out to be (object stores do that)."""
+"""What "application/octet-stream" or no type at all may turn out to be (object stores do that).
+
+An image, too, is often not what it is called: Anthropic refuses one whose bytes are another type's.
+"""
 
 REFUSED = tuple(
     ipaddress.ip_network(text)
@@ -345,10 +348,13 @@ async def _file(reply: httpx.Response, max_bytes: int, param: str | None) -> Med
 
 
 def _kind(header: str, data: bytearray, param: str | None) -> str:
-    """The type that may be passed on; an unknown one is read off the first bytes."""
+    """The type that may be passed on; an unknown one, and an image's, is read off the first bytes."""
     mime = _mime(header)
-    if mime in ("", "application/octet-stream", "binary/octet-stream"):
-        mime = next((kind for magic, kind in MAGIC if data.startswith(magic)), "")
+    image = mime.startswith("image/")
+    if image or mime in ("", "application/octet-stream", "binary/octet-stream"):
+        mime = next(
+            (kind for magic, kind in MAGIC if data.startswith(magic)), mime if image else ""
+        )
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             mime = "image/webp"
     if mime.startswith(("image/", "audio/")) or mime == "application/pdf":

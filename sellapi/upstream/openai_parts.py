@@ -156,8 +156,8 @@ def _image(item: JsonObject, param: str, cache: JsonObject | None) -> ImagePart:
     if url[:5].lower() != "data:":
         return ImagePart(param, url=url.strip(), detail=detail, cache_control=cache)
     mime, data = decode_data_url(url, f"{param}.url")
-    if not mime.startswith("image/"):
-        mime = _sniff(data) or mime
+    # Whatever the client calls it: many say PNG of every image, and Anthropic answers that with 400.
+    mime = _sniff(data) or mime
     return ImagePart(param, mime=mime, data=data, detail=detail, cache_control=cache)
 
 
@@ -200,6 +200,8 @@ def _file(item: JsonObject, param: str, cache: JsonObject | None) -> FilePart:
         mime, data = "", _checked_base64(data, f"{param}.file_data")
     if mime in ("", "application/octet-stream"):
         mime = _sniff(data) or _mime_of_name(name)
+    elif mime.startswith("image/"):
+        mime = _sniff(data) or mime
     return FilePart(param, mime=mime, data=data, filename=name, cache_control=cache)
 
 

@@ -100,10 +100,12 @@ async def test_the_next_address_is_tried_when_one_refuses(tls: Any) -> None:
         ("application/octet-stream", PNG, "image/png"),
         ("binary/octet-stream", b"RIFF....WEBPVP8 ", "image/webp"),
         ("", b"\xff\xd8\xff\xe0", "image/jpeg"),
+        ("image/png", b"\xff\xd8\xff\xe0", "image/jpeg"),
+        ("image/jpeg", b"RIFF....WEBPVP8 ", "image/webp"),
     ],
 )
 async def test_types_are_normalised(tls: Any, header: str, data: bytes, mime: str) -> None:
-    """Aliases become the name providers know; a typeless file is told by its first bytes."""
+    """Aliases become the name providers know; an image or typeless file is told by its first bytes."""
     async with raw_server(script_of(whole(data, {"content-type": header})), tls=tls) as server:
         media = await get(server)
     assert (media.mime, media.data) == (mime, data)

@@ -209,6 +209,20 @@ def test_images_and_documents_are_told_as_blocks(part: dict[str, Any], block: di
 
 
 @pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,/9j/4A=="}},
+        {"type": "file", "file": {"file_data": "data:image/png;base64,/9j/4A=="}},
+    ],
+)
+def test_an_image_is_what_its_bytes_say(part: dict[str, Any]):
+    """Anthropic refuses a JPEG that is called a PNG; OpenAI does not care, so clients do neither."""
+    body = sent({"messages": [{"role": "user", "content": [part]}]})
+    source = body["messages"][0]["content"][0]["source"]
+    assert source == {"type": "base64", "media_type": "image/jpeg", "data": "/9j/4A=="}
+
+
+@pytest.mark.parametrize(
     "body, param",
     [
         ({"n": 2}, "n"),
