@@ -135,7 +135,6 @@ class OpenAIStream:
 
     def _forward(self, events: list[bytes]) -> bytes:
         out: list[bytes] = []
-        raw = self._usage_raw
         try:
             for event in events:
                 if self.done:
@@ -147,9 +146,6 @@ class OpenAIStream:
         except UpstreamFailure:
             self.pending = b"".join(out)
             raise
-        finally:
-            if self._usage_raw is not raw:
-                self.usage = read_usage(self._usage_raw) or self.usage
         return b"".join(out)
 
     def _words(self, data: bytes) -> bytes:
@@ -205,7 +201,9 @@ class OpenAIStream:
             self._look(place, choice, fixes)
         has_usage = not is_null(chunk.usage)
         if has_usage:
-            self._usage_raw = bytes(chunk.usage)
+            raw = bytes(chunk.usage)
+            if (usage := read_usage(raw)) is not None:  # one that says nothing replaces none
+                self.usage, self._usage_raw = usage, raw
             if not chunk.choices:
                 self._usage_event = event
                 return None

@@ -128,6 +128,16 @@ def test_usage_is_found_wherever_it_stands(name):
     assert buckets(found.usage) == USAGE
 
 
+@pytest.mark.parametrize("last", [b"{}", b'{"prompt_tokens":"many"}', b"[]"])
+def test_usage_that_says_nothing_replaces_none_however_the_bytes_are_cut(last):
+    raw = recorded("text").replace(b"data: [DONE]", b'data: {"choices":[],"usage":%b}\n\n' % last)
+    for pieces in ([raw], [raw[i : i + 1] for i in range(len(raw))]):
+        found, _ = run(pieces, include_usage=True)
+        assert buckets(found.usage) == USAGE
+        (told,) = events(found.usage_chunk(COUNTED, {}))
+        assert told["usage"]["prompt_tokens"] == 48
+
+
 def test_the_last_chunk_is_the_providers_own_usage_as_it_came():
     found, _ = run([recorded("text")], include_usage=True)
     (last,) = events(found.usage_chunk(COUNTED, {}))
