@@ -29,6 +29,7 @@ from sellapi.upstream.openai_reply import (
     loads,
     public_usage,
     read_usage,
+    readable,
     rename,
 )
 from sellapi.upstream.openai_stream import OpenAIStream
@@ -124,7 +125,7 @@ class OpenAIAdapter:
     def decode(self, job: Job, bodies: list[bytes]) -> Answer:
         if len(bodies) != 1:
             raise garbage("more than one answer")
-        body = bodies[0]
+        body = readable(bodies[0])
         if job.mode == "embedding":
             return decode_embeddings(job, body)
         if job.mode == "image":

@@ -29,6 +29,7 @@ __all__ = [
     "loads",
     "public_usage",
     "read_usage",
+    "readable",
     "rename",
 ]
 
@@ -113,6 +114,17 @@ _encoder = msgspec.json.Encoder()
 def is_null(raw: msgspec.Raw) -> bool:
     """Whether a field is absent or null."""
     return raw is ABSENT or bytes(raw) in _NOTHING
+
+
+def readable(data: bytes) -> bytes:
+    """The same bytes, those that are no UTF-8 replaced: the SDKs stop at them."""
+    if data.isascii():
+        return data
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace").encode()
+    return data
 
 
 def loads(data: bytes) -> Any:

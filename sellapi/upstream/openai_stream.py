@@ -29,6 +29,7 @@ from sellapi.upstream.openai_reply import (
     loads,
     public_usage,
     read_usage,
+    readable,
     rename,
 )
 from sellapi.wire import sse
@@ -92,7 +93,7 @@ class OpenAIStream:
 
     def end(self) -> bytes:
         if self._plain:
-            return self._plain_answer(b"".join(self._plain))
+            return self._plain_answer(readable(b"".join(self._plain)))
         rest = self._splitter.end()
         try:
             tail = self._forward(rest) if rest else b""
@@ -185,6 +186,7 @@ class OpenAIStream:
                 return self._closing()
             if not event:
                 return None
+        event = readable(event)
         try:
             chunk = decode_chunk(event)
         except ValueError:

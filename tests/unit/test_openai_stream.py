@@ -128,6 +128,18 @@ def test_usage_is_found_wherever_it_stands(name):
     assert buckets(found.usage) == USAGE
 
 
+@pytest.mark.parametrize("spoilt", [b'"content":"a\xf0\x9f"', b'"content":"a","x\xff":1'])
+def test_bytes_that_are_no_utf8_are_replaced(spoilt):
+    """Half an emoji, say: the SDKs, which decode strictly, would stop there."""
+    raw = recorded("text").replace(b'"content":""', spoilt, 1)
+    found, out = run([raw])
+    assert events(out)[0]["choices"][0]["delta"]["content"] in ("a", "a\ufffd")
+    assert buckets(found.usage) == USAGE
+    plain = b'{"choices":[{"message":{%b},"finish_reason":"stop"}]}' % spoilt
+    answer = OpenAIAdapter().decode(openai_job(), [plain])
+    assert json.loads(answer.body)["choices"][0]["message"]["content"] in ("a", "a\ufffd")
+
+
 @pytest.mark.parametrize("last", [b"{}", b'{"prompt_tokens":"many"}', b"[]"])
 def test_usage_that_says_nothing_replaces_none_however_the_bytes_are_cut(last):
     raw = recorded("text").replace(b"data: [DONE]", b'data: {"choices":[],"usage":%b}\n\n' % last)
