@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from bisect import bisect_left
+from collections import Counter
 from urllib.parse import urlsplit
 
 from sellapi.upstream.adapter import Job
@@ -156,25 +157,30 @@ def _match_answers(messages: list[Message]) -> _Answers:
     """Which tool message answers which call, by (message, call) position.
 
     Results may come in any order and after other messages. Ids may repeat over a conversation: the
-    latest call before the result counts, else the first after it. Of two results for one call the
-    later counts. A result that belongs to no call is refused, as OpenAI does.
+    latest message that made the call before the result counts, else the first after it, and within
+    a message one call after the other. Of two results for one call the later counts. A result that
+    belongs to no call is refused, as OpenAI does.
     """
     calls: dict[str, list[tuple[int, int]]] = {}
     for index, message in enumerate(messages):
         for number, call in enumerate(message.tool_calls):
             calls.setdefault(bare_id(call.id), []).append((index, number))
     answers: _Answers = {}
+    told: Counter[tuple[str, int]] = Counter()
     for index, message in enumerate(messages):
         if message.role != "tool":
             continue
-        places = calls.get(bare_id(message.tool_call_id))
+        key = bare_id(message.tool_call_id)
+        places = calls.get(key)
         if not places:
             raise refuse(
                 "No 'tool_calls' before this tool message has its 'tool_call_id'.",
                 f"{message.param}.tool_call_id",
             )
-        before = bisect_left(places, (index, 0))
-        answers[places[before - 1] if before else places[0]] = message
+        caller = places[max(0, bisect_left(places, (index, 0)) - 1)][0]
+        first, end = bisect_left(places, (caller, 0)), bisect_left(places, (caller + 1, 0))
+        answers[places[min(first + told[key, caller], end - 1)]] = message
+        told[key, caller] += 1
     return answers
 
 

@@ -370,6 +370,17 @@ def test_ids_that_repeat_over_the_steps_are_answered_step_by_step():
     assert responses([USER, *step, *again]) == [{"output": "first"}, {"output": "second"}]
 
 
+def test_ids_that_repeat_within_a_step_are_answered_one_after_the_other():
+    """A call that was carried out must not look as if it had not been."""
+    twice = asked(call("same"), call("same"))
+    found = responses([USER, twice, told("same", "first"), told("same", "second")])
+    assert found == [{"output": "first"}, {"output": "second"}]
+    found = responses(
+        [USER, twice, told("same", "first"), told("same", "second"), told("same", "third")]
+    )
+    assert found == [{"output": "first"}, {"output": "third"}]
+
+
 def test_a_result_of_no_call_is_refused_by_name():
     assert refused({"messages": [USER, told("nowhere")]}) == "messages[1].tool_call_id"
 
