@@ -53,7 +53,7 @@ _FILE_ID = re.compile(rb'"file_id"\s*:\s*(?!null)')
 """Exact for a key spelled plainly: inside a JSON string its quotes are escaped."""
 _SENT_BACK = re.compile(
     rb'"(?:refusal|annotations|audio|function_call|parsed|parsed_arguments|index'
-    rb'|reasoning_content|reasoning|extra_content)"\s*:|"tool_calls"\s*:\s*null'
+    rb'|reasoning(?:_content|_details)?|extra_content)"\s*:|"tool_calls"\s*:\s*(?:null|\[\s*\])'
 )
 _DROP_IF_NULL = ("refusal", "audio", "function_call", "tool_calls")
 _DROP = ("annotations", "parsed")
@@ -298,7 +298,9 @@ def _message(raw: msgspec.Raw, native: bool) -> msgspec.Raw:
     foreign = native or any(isinstance(e, dict) and _OURS & e.keys() for e in extras)
     for name in _DROP + (_DROP_FOREIGN if foreign else ()):
         fields.pop(name, None)
-    if isinstance(calls, list):
+    if calls == []:  # vLLM and older SDKs say so where nothing was called; OpenAI refuses it
+        del fields["tool_calls"]
+    elif isinstance(calls, list):
         fields["tool_calls"] = msgspec.Raw(dumps([_call(call, foreign) for call in calls]))
     return _raw(fields)
 

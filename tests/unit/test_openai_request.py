@@ -254,6 +254,17 @@ def test_what_sdks_keep_in_returned_messages_is_taken_out(native):
     assert second == wanted
 
 
+@pytest.mark.parametrize(
+    "left", ['"tool_calls":[]', '"tool_calls": [ ]', '"reasoning_details":[{}]']
+)
+def test_what_openai_refuses_of_another_providers_answer_is_taken_out(left):
+    """A conversation may go on with another model."""
+    job = openai_job(native=True)
+    raw = f'[{{"role":"assistant","content":"x",{left}}}]'
+    job.fields["messages"] = msgspec.Raw(raw.encode())
+    assert sent(job)["messages"] == [{"role": "assistant", "content": "x"}]
+
+
 def test_messages_that_make_no_sense_go_out_for_the_provider_to_refuse():
     for messages in (7, [7, None, {"role": 5, "index": 1}], {"index": 1}):
         assert sent(openai_job(body={"messages": messages}))["messages"] == messages
