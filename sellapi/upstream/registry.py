@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,12 @@ SECRET_LEAST = 6
 NAME_AGE_S = 300.0
 """How long it is believed where a provider's name leads."""
 NAME_WAIT_S = 3.0
-NATIVE_HOSTS = {"openai": "api.openai.com"}
+NATIVE_HOSTS: Mapping[Kind, re.Pattern[str]] = {
+    "openai": re.compile(
+        r"api\.openai\.com|[^.]+\.(openai|cognitiveservices|services\.ai)\.azure\.com"
+    )
+}
+"""Where a maker's own service answers, with its own refusals; Azure's are OpenAI's (wire notes 1.3)."""
 
 EngineFactory = Callable[[Provider, EngineOptions], Engine]
 
@@ -212,7 +218,7 @@ class Registry:
         )
         base = provider.base_url.rstrip("/")
         trusted = self._trust_private or provider.kind == "demo"  # the demo fetches nothing
-        native = urlsplit(base).hostname == NATIVE_HOSTS.get(provider.kind)
+        maker = NATIVE_HOSTS.get(provider.kind)
         return Link(
             provider,
             adapter,
@@ -220,7 +226,7 @@ class Registry:
             Credential(provider),
             base,
             private=not trusted and is_private_base_url(base),
-            native=native,
+            native=bool(maker and maker.fullmatch(urlsplit(base).hostname or "")),
             trusted=trusted,
         )
 

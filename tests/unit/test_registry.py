@@ -43,6 +43,24 @@ def test_a_mended_provider_is_called_again():
     assert not registry.usable(BAD)
 
 
+@pytest.mark.parametrize(
+    ("base_url", "native"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://shop.openai.azure.com/openai/v1", True),
+        ("https://shop.services.ai.azure.com/openai/v1", True),
+        ("https://openrouter.ai/api/v1", False),
+        ("https://api.openai.com.evil.test/v1", False),
+        ("https://openai.azure.com.evil.test/v1", False),
+    ],
+)
+def test_openais_own_refusals_hold_at_openai_and_azure(base_url: str, native: bool):
+    provider = replace(GOOD, base_url=base_url)
+    registry = Registry(engine)
+    registry.sync([provider])
+    assert registry.link(provider).native is native
+
+
 def test_a_base_url_that_is_none_breaks_its_provider_only():
     registry = Registry(engine)
     registry.sync([replace(GOOD, id=3, name="odd", base_url="http://[nowhere"), GOOD])
