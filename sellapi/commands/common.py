@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from sellapi.commands.lazy import as_document
 from sellapi.errors import Refused, UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Out:
 
     def json(self, value: Any) -> None:
         """One JSON document."""
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(as_document(value, sys.stdout, indent=2))
 
     def one(self, view: Any, *, headline: str = "") -> None:
         """One object: a JSON object, or its fields below each other."""
@@ -181,7 +182,7 @@ class Out:
 
         data = to_json(view)
         if self.as_json:
-            click.echo(json.dumps(data, ensure_ascii=False))
+            click.echo(as_document(data, sys.stdout))
         else:
             click.echo(clean(text(data)))
 

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import json
 import os
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from sellapi.errors import SellapiError, UsageError
 
-__all__ = ["LazyGroup", "fail"]
+__all__ = ["LazyGroup", "as_document", "fail"]
+
+
+def as_document(value: Any, stream: TextIO | None, *, indent: int | None = None) -> str:
+    """JSON in letters that the stream can carry."""
+    utf = (getattr(stream, "encoding", None) or "").lower().startswith("utf")
+    return json.dumps(value, indent=indent, ensure_ascii=not utf)
 
 
 def fail(message: str, kind: str, code: int, *, as_json: bool, hint: str = "") -> NoReturn:
     """Tell the trouble on stderr (as JSON when that was asked for) and exit."""
     if as_json:
         error = {"message": message, "type": kind, **({"hint": hint} if hint else {})}
-        click.echo(json.dumps({"error": error}, ensure_ascii=False), err=True)
+        click.echo(as_document({"error": error}, sys.stderr), err=True)
     else:
         click.echo("\n".join(filter(None, (f"Error: {message}", hint))), err=True)
     sys.exit(code)
@@ -89,6 +96,9 @@ class LazyGroup(click.Group):
         if sys.stdout is None:  # closed: a key that is shown once would be lost
             words = "stdout is closed: nobody would see the answer (> /dev/null throws it away)"
             fail(words, "refused", 1, as_json=as_json)
+        for stream in (sys.stdout, sys.stderr):  # without UTF-8 a letter is lost, not the answer
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         for word in given:
             if any("\ud800" <= letter <= "\udfff" for letter in word):
                 fail(f"{word!a} is no text: write UTF-8", "usage", 2, as_json=as_json)

@@ -1,5 +1,6 @@
 """Words an operator or a script types by mistake: one clear error, and nothing is changed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -241,3 +242,19 @@ def test_columns_that_are_none_leave_tables_as_they_are(shell, columns):
     shell.env["COLUMNS"] = columns
     assert ANN in wide
     assert shell.run("users", "list").stdout == wide
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_without_utf_8_loses_no_answer_only_a_letter(shell, encoding):
+    environment = {**os.environ, **shell.env, "PYTHONIOENCODING": encoding}
+
+    def said(*words):
+        line = [sys.executable, str(ROOT / "cli.py"), *words]
+        done = subprocess.run(line, env=environment, capture_output=True, timeout=60, check=True)
+        return done.stdout
+
+    name = "Žofie 張 \N{GRINNING FACE}"
+    assert b"sk-sellapi-" in said("keys", "create", ANN, "--name", name)
+    assert b"mend" in said("doctor")
+    assert b"read from a cache" in said("models", "add", "--help")
+    assert json.loads(said("keys", "list", "--json"))[0]["name"] == name
