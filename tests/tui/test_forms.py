@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,33 @@ async def test_a_refusal_leaves_the_field_and_the_buttons_in_sight(shop: Path) -
         await driver.sees("is not an amount in USD")
         await driver.until(lambda: field.region in form.query_one("#sheet").region, "the field")
         _assert_pressable(driver, "Review", "Back")
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_yes_and_no_are_said_in_words_and_enter_sends(
+    shop: Path, admin: Admin, size: tuple[int, int]
+) -> None:
+    async with screens(shop, size) as driver:
+        driver.app.action_act("providers.add")
+        form = await _form(driver, "Add a provider", "Wants no key")
+        _fill(form, name="local", base_url="http://127.0.0.1:9/v1")
+        form.query_one("#field-no_key").focus()
+        said = r"Wants no key +{}\b"
+        await driver.until(lambda: re.search(said.format("no"), driver.text), "no")
+        for key, word in (("space", "yes"), ("n", "no"), ("y", "yes")):
+            await driver.press(key)
+            await driver.until(lambda w=word: re.search(said.format(w), driver.text), word)
+        await driver.press("enter")
+        await driver.told("local: ready")
+    assert admin.providers.show("local").api_key_env is None
+
+
+async def test_an_n_between_the_fields_leaves_no_form_that_is_being_filled_in(shop: Path) -> None:
+    async with screens(shop, SMALL) as driver:
+        driver.app.action_act("providers.add")
+        form = await _form(driver, "Add a provider")
+        _fill(form, name="local")
+        form.query_one("#field-kind").focus()
+        await driver.press("n")
+        await driver.pilot.pause(0.2)
+        assert driver.app.screen is form

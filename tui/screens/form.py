@@ -15,7 +15,7 @@ from textual.widgets import Button, Input, Label, Select, Static, Switch
 
 from sellapi.errors import SellapiError
 from tui.acts.act import Field, FormSpec, Line, Values
-from tui.widgets.fields import Choice, Typed, UserSuggester
+from tui.widgets.fields import Choice, Flag, Typed, UserSuggester
 from tui.words import colour, plain
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Form(ModalScreen[Any]):
         Binding("right", "app.focus_next", "Next", show=False),
         Binding("left", "app.focus_previous", "Previous", show=False),
         Binding("y", "yes", "Yes", show=False),
-        Binding("n", "leave", "No", show=False),
+        Binding("n", "no", "No", show=False),
     ]
 
     def __init__(self, spec: FormSpec[Any]) -> None:
@@ -74,7 +74,7 @@ class Form(ModalScreen[Any]):
     def _input(self, field: Field) -> Input | Select[str] | Switch:
         name = f"field-{field.name}"
         if field.flag:
-            return Switch(value=bool(field.value), id=name)
+            return Flag(value=bool(field.value), id=name)
         if field.options is not None:
             options = [(Text(plain(words)), value) for words, value in field.options]
             values = [value for _, value in field.options]
@@ -199,6 +199,11 @@ class Form(ModalScreen[Any]):
         """``y`` answers a question."""
         if self.confirming:
             self.action_send()
+
+    def action_no(self) -> None:
+        """``n`` does, too; while fields are filled in it is no answer, and leaves nothing."""
+        if self.confirming:
+            self.action_leave()
 
     def action_send(self) -> None:
         """Review, or do it."""

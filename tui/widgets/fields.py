@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.geometry import Size
 from textual.suggester import Suggester
-from textual.widgets import Input, Select
+from textual.widgets import Input, Select, Switch
 
 from sellapi.errors import SellapiError
 from tui.words import plain
@@ -14,7 +16,7 @@ from tui.words import plain
 if TYPE_CHECKING:
     from tui.link import Link
 
-__all__ = ["Choice", "Typed", "UserSuggester"]
+__all__ = ["Choice", "Flag", "Typed", "UserSuggester"]
 
 
 class UserSuggester(Suggester):
@@ -51,3 +53,29 @@ class Choice(Select[str], inherit_bindings=False):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,space", "show_overlay", "Show menu", show=False)
     ]
+
+
+class Flag(Switch, inherit_bindings=False):
+    """Yes or no, in words: a colour alone says nothing where there are few. Enter sends, as ever."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "toggle_switch", "Yes or no", show=False),
+        Binding("y", "say(True)", "Yes", show=False),
+        Binding("n", "say(False)", "No", show=False),
+        Binding("enter", "screen.send", "Send", show=False),
+    ]
+
+    def watch_value(self, value: bool) -> None:
+        super().watch_value(value)
+        self.refresh()
+
+    def render(self) -> Text:
+        return Text("yes" if self.value else "no")
+
+    def get_content_width(self, container: Size, viewport: Size) -> int:
+        del container, viewport
+        return 3
+
+    def action_say(self, value: bool) -> None:
+        """``y`` and ``n``, as they are typed for an answer."""
+        self.value = value
