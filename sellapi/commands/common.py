@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sellapi.admin import Admin
 
-__all__ = ["ROW_ID", "Out", "actor", "command", "group", "on_terminal"]
+__all__ = ["ROW_ID", "Out", "actor", "command", "group", "none_of", "on_terminal"]
 
 ROW_ID = click.IntRange(1, 2**63 - 1)
 """The number of a key or an entry: what a database can count to."""
@@ -36,6 +36,12 @@ LONG = 500
 so many filters them."""
 ROOM = 120
 """From here on tables show their wide columns."""
+
+
+def none_of(filters: Mapping[str, object], empty: str) -> str:
+    """What an empty list says: nothing there yet, or nothing like what was asked for."""
+    asked = any(value for name, value in filters.items() if name != "limit")
+    return "nothing matches" if asked else empty
 
 
 def on_terminal(stream: TextIO | None) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sellapi.commands.common import Out, command, group
+from sellapi.commands.common import Out, command, group, none_of
 
 
 @group(
@@ -51,7 +51,7 @@ def list_(out: Out, as_csv: bool, **filters: Any) -> None:
         return
     columns = ["id", "at", "user", "kind", "amount", "balance_after"]
     wide = ["owed_change", "pack", "reference", "reason"]
-    out.many(entries, columns, wide=wide, empty="no entries yet")
+    out.many(entries, columns, wide=wide, empty=none_of(filters, "no entries yet"))
 
 
 @command(None, "audit", example="sellapi audit --act packs --since 7d")
@@ -70,4 +70,5 @@ def audit(out: Out, **filters: Any) -> None:
     """Who did what, when, from CLI or TUI; newest first, with how it was before and after."""
     rows = out.admin.audit.list(**filters)
     columns = ["at", "actor", "act", "target"]
-    out.many(rows, columns, wide=["via", "before", "after"], empty="nothing was done yet")
+    empty = none_of(filters, "nothing was done yet")
+    out.many(rows, columns, wide=["via", "before", "after"], empty=empty)

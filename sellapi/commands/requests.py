@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sellapi.commands.common import WIDE, Out, command, group, has_room
+from sellapi.commands.common import WIDE, Out, command, group, has_room, none_of
 
 if TYPE_CHECKING:
     from sellapi.admin.views import Receipt, RequestRow
@@ -19,6 +19,7 @@ COLUMNS = [
     "output_tokens", "http_status", "duration_ms",
 ]  # fmt: skip
 POLL_S = 0.5
+NONE_YET = "no requests yet"
 
 
 @group(
@@ -49,12 +50,11 @@ def list_(out: Out, **filters: Any) -> None:
     if out.as_json:
         out.json(_documents(out, rows)[::-1])
     else:
-        _table(out, rows)
+        _table(out, rows, empty=none_of(filters, NONE_YET))
 
 
-def _table(out: Out, rows: Sequence[RequestRow]) -> None:
+def _table(out: Out, rows: Sequence[RequestRow], *, empty: str = NONE_YET) -> None:
     """One line a request, or two where a line has no room."""
-    empty = "no requests yet"
     if has_room(WIDE):
         out.many(rows, COLUMNS, empty=empty)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sellapi.commands.common import Out, command, group
+from sellapi.commands.common import Out, command, group, none_of
 
 COLUMNS = ["id", "email", "tier", "status", "balance", "owed"]
 WIDE = ["held", "active_keys", "created_at", "name"]
@@ -57,7 +57,9 @@ def list_(
     page = out.admin.users.list(
         search=search, tier=tier, status=status, sort=sort, descending=descending, limit=limit
     )
-    out.many(page.items, COLUMNS, wide=WIDE, empty="no users yet: sellapi users add EMAIL")
+    filters = {"search": search, "tier": tier, "status": status}
+    empty = none_of(filters, "no users yet: sellapi users add EMAIL")
+    out.many(page.items, COLUMNS, wide=WIDE, empty=empty)
     out.more(page.next, limit)
 
 

@@ -258,3 +258,22 @@ def test_a_terminal_without_utf_8_loses_no_answer_only_a_letter(shell, encoding)
     assert b"mend" in said("doctor")
     assert b"read from a cache" in said("models", "add", "--help")
     assert json.loads(said("keys", "list", "--json"))[0]["name"] == name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("users", "list", "--search", "nobody"),
+        ("users", "list", "--status", "deleted"),
+        ("requests", "list", "--model", "no/such"),
+        ("ledger", "list", "--since", "2090-01-01"),
+        ("audit", "--act", "key.revoke"),
+    ],
+)
+def test_a_filter_that_finds_nothing_does_not_say_that_there_is_nothing(shell, words):
+    assert shell.run(*words).stdout == "nothing matches\n"
+    assert shell.json(*words) == []
+
+
+def test_a_list_without_a_filter_says_what_is_not_there_yet(shell):
+    assert shell.run("requests", "list", "--limit", "5").stdout == "no requests yet\n"
