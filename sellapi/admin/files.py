@@ -14,7 +14,7 @@ from sellapi.admin.views import BackupResult, DbCheck
 from sellapi.errors import DatabaseMissing, DatabaseUnavailable, Refused, StorageError
 from sellapi.storage import audit
 from sellapi.storage import backup as files
-from sellapi.storage.database import Database
+from sellapi.storage.database import Database, refuse_directory
 from sellapi.storage.migrations import SCHEMA_VERSION
 from sellapi.storage.verify import Found, verify
 
@@ -26,6 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 def _existing(path: Path) -> Path:
+    refuse_directory(path)
     if not path.is_file():
         raise DatabaseMissing(f"there is no database at {path}: run `sellapi init` first")
     return path

@@ -36,6 +36,7 @@ __all__ = [
     "is_full",
     "is_of_writing",
     "is_transient",
+    "refuse_directory",
 ]
 
 BUSY_TIMEOUT_MS = 10_000
@@ -133,6 +134,12 @@ def explain_trouble(error: BaseException, where: str = "the database") -> Databa
 Statement = str | peewee.Query
 _DIALECT = peewee.SqliteDatabase(None)
 """Never opened: it writes queries down in this database's SQL."""
+
+
+def refuse_directory(path: Path) -> None:
+    """A folder named for the file; so is an empty name, which is the folder one is in."""
+    if path.is_dir():
+        raise Refused(f"{path} is a directory: name a file, for example {path / 'sellapi.db'}")
 
 
 class Tx:
@@ -246,6 +253,7 @@ class Database:
     def create(cls, path: str | Path) -> Database:
         """Create the file (mode 0600) when it is missing and bring its schema up to date."""
         path = Path(path)
+        refuse_directory(path)
         if not path.exists():
             if not path.parent.is_dir():
                 raise Refused(f"there is no directory {path.parent}: make it first")
@@ -262,6 +270,7 @@ class Database:
         another user's files are touched.
         """
         path = Path(path)
+        refuse_directory(path)
         if not path.is_file() or path.stat().st_size == 0:
             raise DatabaseMissing(f"there is no database at {path}: run `sellapi init` first")
         database = cls(path, **options)

@@ -277,3 +277,11 @@ def test_a_filter_that_finds_nothing_does_not_say_that_there_is_nothing(shell, w
 
 def test_a_list_without_a_filter_says_what_is_not_there_yet(shell):
     assert shell.run("requests", "list", "--limit", "5").stdout == "no requests yet\n"
+
+
+@pytest.mark.parametrize("words", [("init",), ("status",), ("doctor",), ("db", "check")])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_folder_is_no_database_and_is_called_by_its_name(tmp_path, words, empty):
+    shell = Shell(tmp_path)
+    where = ("--database", "") if empty else ()
+    assert "is a directory: name a file" in shell.error(*words, *where)
