@@ -870,3 +870,15 @@ async def test_what_is_typed_while_a_review_is_made_is_reviewed_and_done(shop: P
         await driver.press("y")
         await driver.until(lambda: bool(done), "the act")
     assert done == ["10"]
+
+
+async def test_what_is_said_of_a_secret_is_not_cut_at_eighty_characters(shop: Path) -> None:
+    async with screens(shop, SMALL) as driver:
+        driver.app.action_act("keys.create")
+        await driver.at("Form")
+        await driver.press(*"1", "enter")
+        await driver.at("SecretOnce")
+        await driver.press("escape")
+        await driver.sees("Close again once you have it: it is not shown again.")
+        await driver.press("c")
+        await driver.sees("paste it once before you close.")

@@ -67,7 +67,7 @@ class SecretOnce(ModalScreen[None]):
         self.app.copy_to_clipboard(self._secret)
         self._safe = True
         self.query_one("#hint", Static).update(
-            Text("Copied, if your terminal allows it: paste it once before you close this.")
+            Text("Copied, if your terminal allows it: paste it once before you close.")
         )
 
     def action_leave(self) -> None:
@@ -78,5 +78,5 @@ class SecretOnce(ModalScreen[None]):
             return
         self._safe = True
         self.query_one("#hint", Static).update(
-            Text("Not copied here. Close again when you have it: it is never shown again.")
+            Text("Not copied here. Close again once you have it: it is not shown again.")
         )
