@@ -405,10 +405,9 @@ def _read_any(raw: bytes, images: int = 0) -> Usage | None:
     prompt = _first(value, "prompt_tokens", "input_tokens")
     output = _first(value, "completion_tokens", "output_tokens")
     total = _first(value, "total_tokens")
+    # What was read must be known, and is never nothing; else the gateway counts for itself.
     if not (prompt or output or total) or (prompt is None and total is None):
-        return (
-            None  # what was read is not known, and is never nothing: the gateway counts for itself
-        )
+        return None
     if prompt is None:
         prompt = max(0, (total or 0) - (output or 0))
     if output is None:
