@@ -8,6 +8,7 @@ in a length), and takes its time for both.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -29,6 +30,8 @@ _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CHUNKED = re.compile("chunked", re.ASCII | re.IGNORECASE)
 """Not by ``lower``: that makes a ``k`` of the Kelvin sign, which a proxy does not."""
 _CHUNK_LINE_MAX = 1_024
+_CHUNKS_AT_ONCE = 64
+"""Of a body in very many chunks; then the others have their turn."""
 
 
 def _fields(lines: list[str]) -> list[tuple[str, str]]:
@@ -62,9 +65,11 @@ class Exchange(Http):
     request_bytes_left: int
     """Of the body, or of its chunk."""
     response_func: Any
+    __slots__ = ("_chunks",)
 
     def __init__(self, protocol: Any) -> None:
         super().__init__(protocol)  # type: ignore[no-untyped-call]
+        self._chunks = 0
         self.request_body = None  # asked for when bytes come before the first request is begun
 
     def init_for_request(self) -> None:
@@ -181,6 +186,9 @@ class Exchange(Http):
         """0 at the end of the body, behind the trailers: nobody reads those."""
         if self.request_bytes and await self._read_line(0):
             self._broken_chunks()  # a chunk that is longer than it said
+        self._chunks += 1
+        if not self._chunks % _CHUNKS_AT_ONCE:
+            await asyncio.sleep(0)
         match = _CHUNK.fullmatch(await self._read_line(_CHUNK_LINE_MAX))
         if match is None:
             self._broken_chunks()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -296,6 +297,30 @@ async def test_bodies_in_memory_are_counted_as_they_arrive_and_given_back(tmp_pa
             big["messages"][0]["content"] = "x" * 200_000
             assert (await front.post("/chat/completions", big)).status_code == 200
         assert front.run.app.ctx.budget.left == 1_200_000
+
+
+async def test_a_body_in_very_many_chunks_takes_no_more_memory_or_time_than_its_share(tmp_path):
+    async with open_front(tmp_path, tier="pro") as front, connect(front) as raw:
+        budget = front.run.app.ctx.budget
+        whole = budget.left
+        raw.writer.write(post(front.key, b"", "transfer-encoding: chunked"))
+        piece = b"2\r\n  \r\n" * 7_000
+        tracemalloc.start()
+        try:
+            for sent in range(1, 31):
+                raw.writer.write(piece)
+                while budget.left > whole - sent * 14_000:
+                    await asyncio.sleep(0.001)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < 3_000_000  # 420 kB, and what is on its way
+        turns = 0
+        raw.writer.write(piece)
+        while budget.left > whole - 31 * 14_000:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 100
 
 
 async def test_large_bodies_of_one_account_leave_room_for_others_and_for_small_ones(tmp_path):
