@@ -77,9 +77,9 @@ def dumps(value: Any) -> bytes:
 
 
 class OurRequest(Request):
-    """A request whose target is no URL (``CONNECT host:1``) is one for a route that is not there.
+    """A request whose target is no URL (``CONNECT host:1``) or has no path is one for ``/``: no route.
 
-    Sanic itself would close the connection without an answer and log a stack trace.
+    Sanic itself would close the connection without an answer, or log a stack trace.
     """
 
     our_id: str | None = None
@@ -87,6 +87,9 @@ class OurRequest(Request):
     def __init__(self, url_bytes: bytes, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(url_bytes, *args, **kwargs)
+            url: Any = self._parsed_url
+            if url.path is None:
+                super().__init__(b"/", *args, **kwargs)
         except SanicException:
             super().__init__(b"/", *args, **kwargs)
 

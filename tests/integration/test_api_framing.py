@@ -178,3 +178,9 @@ async def test_chunks_are_not_for_http_1_0(front: Front) -> None:
     head = post(front, "transfer-encoding: chunked", first=first)
     answer = await say(front, head + IN_CHUNKS + b"0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("target", ["http://x", "http://x?a=b", "x:1", "*"])
+async def test_a_target_without_a_path_is_no_route(front: Front, target: str) -> None:
+    head = post(front, "connection: close", first=f"GET {target} HTTP/1.1")
+    assert (await say(front, head)).startswith(b"HTTP/1.1 404 ")
