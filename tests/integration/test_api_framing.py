@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,12 @@ async def say(front: Front, *pieces: bytes, pause_s: float = 0.01) -> bytes:
         for piece in pieces:
             writer.write(piece)
             await asyncio.sleep(pause_s)
-        return await asyncio.wait_for(reader.read(), 5)
+        said = b""
+        # A server that closes with bytes unread resets the connection, behind what it said.
+        with suppress(ConnectionResetError):
+            while piece := await asyncio.wait_for(reader.read(65_536), 5):
+                said += piece
+        return said
     finally:
         writer.close()
 
@@ -87,7 +93,8 @@ async def test_a_body_in_chunks_with_extensions_and_trailers(
 async def test_a_connection_is_kept_unless_its_client_says_close(
     front: Front, fields: tuple[str, ...], kept: bool
 ) -> None:
-    answer = await say(front, length(front, *fields), length(front, "connection: close"))
+    more = [length(front, "connection: close")] if kept else []
+    answer = await say(front, length(front, *fields), *more)
     assert answer.count(b"HTTP/1.1 200 ") == 1 + kept
     assert answer.count(b"\r\nconnection: close\r\n") == 1
 
