@@ -180,6 +180,9 @@ class Exchange(Http):
         self.request_bytes_left -= len(data)
         if not self.request_bytes_left and self.request_body is True:
             self.request_body = None
+            _pass_empty_lines(
+                buffer
+            )  # what lies there counts as the next request, and slows this one
         return data
 
     async def _read_chunk_size(self) -> int:

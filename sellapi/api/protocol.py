@@ -12,7 +12,7 @@ import resource
 import socket
 from collections import Counter
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from sanic.exceptions import RequestCancelled, RequestTimeout, ServiceUnavailable
@@ -187,10 +187,11 @@ class GuardedProtocol(HttpProtocol):
             return
         self._time = monotonic()
         http = self.http
-        if http is None or (http.stage is Stage.IDLE and not http.request_body):
+        if http is None or not http.request_body:
             if data == b"\r\n" and not self.recv_buffer:
                 return  # the empty line that some send behind a body
-            self.begin_head()
+            if http is None or http.stage is Stage.IDLE:
+                self.begin_head()
         self.recv_buffer += data
         if len(self.recv_buffer) >= self._buffered_most and self.transport is not None:
             self.transport.pause_reading()
@@ -202,7 +203,9 @@ class GuardedProtocol(HttpProtocol):
 
     async def receive_more(self) -> None:
         """As Sanic's, but what nobody wants is read at a pace that leaves the others theirs."""
-        transport: Any = self.transport
+        transport, about = cast("Any", self.transport), cast("Any", self.conn_info)
+        if about.lost:  # in the middle of a body nobody wanted: Sanic reads on to its end, for good
+            raise asyncio.CancelledError
         transport.resume_reading()
         await self._data_received.wait()
         http = self.http

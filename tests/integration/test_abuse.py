@@ -287,6 +287,27 @@ async def test_a_body_nobody_asked_for_is_neither_kept_nor_waited_for(front, cap
     assert not caplog.records  # a flood must not fill the log
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc",
+        b"GET /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+        b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc",
+        b"OPTIONS /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc",
+        post("", b"x", "content-encoding: gzip", "content-length: 1000"),
+    ],
+)
+async def test_nothing_waits_for_the_rest_of_a_body_whose_client_left_at_once(front, head):
+    """Else each such connection would stay in memory for good, without a key."""
+    before = asyncio.all_tasks()
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", int(front.run.origin.rpartition(":")[2]))) as s:
+            s.sendall(head)
+    await asyncio.sleep(0.3)
+    left = [str(task.get_coro()) for task in asyncio.all_tasks() - before]
+    assert not [name for name in left if "connection_task" in name]
+
+
 async def test_bodies_in_memory_are_counted_as_they_arrive_and_given_back(tmp_path):
     async with open_front(tmp_path, grant=1_000_000, body_memory_bytes=1_200_000) as front:
         big = {"model": CHAT, "messages": [{"role": "user", "content": "x" * 400_000}]}

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_openai import json_reply
-from tests.support.shopfront import CHAT, HELLO, Front, completion, open_front
+from sellapi.api import protocol
+from tests.support.fake_openai import json_reply, stream_reply
+from tests.support.shopfront import (
+    CHAT,
+    HELLO,
+    Front,
+    chunk,
+    completion,
+    open_front,
+    usage_chunk,
+)
 
 BODY = json.dumps({"model": CHAT, "messages": HELLO}).encode()
 HALF = len(BODY) // 2
@@ -191,3 +200,18 @@ async def test_chunks_are_not_for_http_1_0(front: Front) -> None:
 async def test_a_target_without_a_path_is_no_route(front: Front, target: str) -> None:
     head = post(front, "connection: close", first=f"GET {target} HTTP/1.1")
     assert (await say(front, head)).startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_an_empty_line_behind_a_request_does_not_slow_its_stream(
+    front: Front, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    """What lies in the buffer counts as another request, and each event would wait for it."""
+    monkeypatch.setattr(protocol, "PIPELINED_PAUSE_S", 30.0)
+    words = [*(chunk(f"w{n} ") for n in range(100)), chunk(finish="stop"), usage_chunk()]
+    front.fake.script("/chat/completions", stream_reply(words, pause_s=0.001))
+    body = json.dumps({"model": CHAT, "messages": HELLO, "stream": True}).encode()
+    request = post(front, "connection: close", f"content-length: {len(body)}") + body
+    async with asyncio.timeout(10):
+        answer = await say(front, *([request, b"\r\n"] if apart else [request + b"\r\n"]))
+    assert answer.count(b"data: ") == 102
