@@ -164,9 +164,8 @@ class Exchange(Http):
         if not self.request_bytes_left and self.request_body == "chunked":
             self.request_bytes_left = await self._read_chunk_size()
             self.request_bytes += self.request_bytes_left
-        if (
-            self.request_bytes > self.request_max_size
-        ):  # a route that reads it itself has no such limit
+        # A route that reads the body itself has no such limit.
+        if self.request_bytes > self.request_max_size:
             self.keep_alive = False
             raise PayloadTooLarge("Request body exceeds the size limit")
         if not self.request_bytes_left:
@@ -180,9 +179,8 @@ class Exchange(Http):
         self.request_bytes_left -= len(data)
         if not self.request_bytes_left and self.request_body is True:
             self.request_body = None
-            _pass_empty_lines(
-                buffer
-            )  # what lies there counts as the next request, and slows this one
+            # What lies there counts as the next request, and slows this one.
+            _pass_empty_lines(buffer)
         return data
 
     async def _read_chunk_size(self) -> int:
